@@ -1,1 +1,4 @@
 //! Kled providers.
+
+#[cfg(feature = "local")]
+pub mod local;
