@@ -45,12 +45,19 @@ impl Meaning {
     }
 }
 
+const NO_SPACE: &str = "no space is left for the checkout";
+
+/// The error of a full disk that git did not name.
+pub(super) fn storage_full() -> Error {
+    Error::new(ErrorKind::StorageFull, NO_SPACE)
+}
+
 /// From the most to the least specific: the first row with a text that git printed counts. The order matters, because
 /// git adds general lines ("could not read from remote repository") to most failures.
 const MEANINGS: [Meaning; 14] = [
     meaning(
         ErrorKind::StorageFull,
-        "no space is left for the checkout",
+        NO_SPACE,
         &["no space left on device", "disk quota exceeded"],
     ),
     meaning(
@@ -206,13 +213,34 @@ mod tests {
     #[test]
     fn messages_of_servers_that_no_test_can_start() {
         let cases = [
-            ("git@example.com: Permission denied (publickey).\nfatal: Could not read from remote repository.", ErrorKind::Unauthenticated),
-            ("ERROR: Repository not found.\nfatal: Could not read from remote repository.", ErrorKind::RepositoryNotFound),
-            ("Host key verification failed.\nfatal: Could not read from remote repository.", ErrorKind::Unauthenticated),
-            ("fatal: unable to access 'https://x/': The requested URL returned error: 403", ErrorKind::Unauthenticated),
-            ("fatal: unable to access 'https://x/': The requested URL returned error: 502", ErrorKind::Unavailable),
-            ("fatal: unable to access 'https://x/': Could not resolve host: x", ErrorKind::RepositoryNotFound),
-            ("fatal: unable to access 'https://x/': SSL certificate problem: self-signed certificate", ErrorKind::Unavailable),
+            (
+                "git@example.com: Permission denied (publickey).\nfatal: Could not read from remote repository.",
+                ErrorKind::Unauthenticated,
+            ),
+            (
+                "ERROR: Repository not found.\nfatal: Could not read from remote repository.",
+                ErrorKind::RepositoryNotFound,
+            ),
+            (
+                "Host key verification failed.\nfatal: Could not read from remote repository.",
+                ErrorKind::Unauthenticated,
+            ),
+            (
+                "fatal: unable to access 'https://x/': The requested URL returned error: 403",
+                ErrorKind::Unauthenticated,
+            ),
+            (
+                "fatal: unable to access 'https://x/': The requested URL returned error: 502",
+                ErrorKind::Unavailable,
+            ),
+            (
+                "fatal: unable to access 'https://x/': Could not resolve host: x",
+                ErrorKind::RepositoryNotFound,
+            ),
+            (
+                "fatal: unable to access 'https://x/': SSL certificate problem: self-signed certificate",
+                ErrorKind::Unavailable,
+            ),
             ("fatal: repository 'https://x/y/' not found", ErrorKind::RepositoryNotFound),
             ("fatal: detected dubious ownership in repository at '/x'", ErrorKind::PermissionDenied),
             ("fatal: transport 'ext' not allowed", ErrorKind::InvalidInput),

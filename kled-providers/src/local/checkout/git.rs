@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -106,7 +106,8 @@ impl Surroundings {
 fn allowed_protocols(safe: &str) -> OsString {
     let Some(own) = std::env::var_os("GIT_ALLOW_PROTOCOL") else { return safe.into() };
     let own = own.to_string_lossy();
-    let both: Vec<_> = safe.split(':').filter(|protocol| own.split(':').any(|other| other == *protocol)).collect();
+    let both: Vec<_> =
+        safe.split(':').filter(|protocol| own.split(':').any(|other| other == *protocol)).collect();
     both.join(":").into()
 }
 
@@ -205,7 +206,8 @@ impl ProcessGroup {
             // Its id stays taken until it is reaped, which happens under the lock.
             while let Err(rustix::io::Errno::INTR) =
                 rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)
-            {}
+            {
+            }
         }
         let mut stage = self.stage();
         *stage = Stage::Over;
@@ -266,7 +268,7 @@ fn read_errors(child: &mut Child, report: Report) -> Errors {
 }
 
 /// Calls `take` with each line and whether git will write over it (a counter that ends in a carriage return).
-fn each_line(reader: impl Read, mut take: impl FnMut(&str, bool)) {
+fn each_line(reader: impl BufRead, mut take: impl FnMut(&str, bool)) {
     let mut line = Vec::new();
     let mut finish = |line: &mut Vec<u8>, rewritten: bool| {
         let text = String::from_utf8_lossy(line);

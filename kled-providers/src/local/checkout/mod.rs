@@ -28,7 +28,7 @@ use std::sync::Arc;
 use kled_core::workspace::{CommitId, History, Repository, Revision, Source};
 use kled_core::{Error, ErrorKind, Result};
 
-use failure::{classify, located};
+use failure::{GitMessages, classify, located, storage_full};
 use git::{Outcome, Surroundings};
 use redact::redact;
 
@@ -74,7 +74,11 @@ pub(crate) struct CheckedOut {
 /// - `Unavailable`: the connection broke, the server failed.
 /// - `Unsupported`: git is not installed.
 /// - `Cancelled`: the folder was removed.
-pub(crate) async fn checkout(source: &Source, directory: &Path, options: &CheckoutOptions) -> Result<CheckedOut> {
+pub(crate) async fn checkout(
+    source: &Source,
+    directory: &Path,
+    options: &CheckoutOptions,
+) -> Result<CheckedOut> {
     let local = match &source.repository {
         Repository::Local(_) => true,
         Repository::Url(url) => url.scheme() == "file",
@@ -86,7 +90,8 @@ pub(crate) async fn checkout(source: &Source, directory: &Path, options: &Checko
         inherited: options.inherited.clone(),
     };
     let address = address(&source.repository).map_err(|cause| {
-        located(Error::new(ErrorKind::RepositoryNotFound, "the path cannot be made absolute"), source).because(cause)
+        located(Error::new(ErrorKind::RepositoryNotFound, "the path cannot be made absolute"), source)
+            .because(cause)
     })?;
     let checkout = Checkout { source, directory, address, surroundings };
     checkout.run().await.map_err(|error| error.during("checkout"))
@@ -170,7 +175,8 @@ impl Checkout<'_> {
         if !commit.is_full() || self.source.history == History::Full {
             return self.commit_of_history(commit).await;
         }
-        let format = if commit.as_str().len() == 64 { "--object-format=sha256" } else { "--object-format=sha1" };
+        let format =
+            if commit.as_str().len() == 64 { "--object-format=sha256" } else { "--object-format=sha1" };
         self.git(&["init", "--quiet", format]).await?;
         self.git(&arguments([word("remote"), word("add"), word("origin"), Some(&self.address)])).await?;
         match self.try_fetch(commit.as_str()).await? {
@@ -367,6 +373,10 @@ impl Checkout<'_> {
             return self.folder_removed();
         }
         let error = classify(&outcome.stderr, self.source);
+        // git does not say why it could not write a file of the checkout.
+        if error.kind() == ErrorKind::Internal && is_full(self.directory) {
+            return located(storage_full(), self.source).because(GitMessages(outcome.stderr.clone()));
+        }
         match outcome.signal() {
             Some(signal) if error.kind() == ErrorKind::Internal => error.with("signal", signal),
             _ => error,
@@ -380,6 +390,18 @@ impl Checkout<'_> {
     fn no_revision(&self, message: &str) -> Error {
         located(Error::new(ErrorKind::RevisionNotFound, message), self.source)
     }
+}
+
+/// Below this a file system counts as full: no file of a checkout was written after the last one failed.
+const FULL_BELOW: u64 = 64 << 10;
+
+fn is_full(directory: &Path) -> bool {
+    rustix::fs::statvfs(directory).is_ok_and(|system| {
+        let no_space = system.f_bavail.saturating_mul(system.f_frsize) < FULL_BELOW;
+        // File systems without a table of files say that it has none.
+        let no_files = system.f_files > 0 && system.f_favail == 0;
+        no_space || no_files
+    })
 }
 
 /// True when the server can give all of the history but not the one commit.

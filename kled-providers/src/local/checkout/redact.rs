@@ -7,7 +7,9 @@ pub(super) fn redact(line: &str) -> String {
     while let Some(position) = rest.find("://") {
         let (before, after) = rest.split_at(position + "://".len());
         redacted.push_str(before);
-        let end = after.find(|character: char| character == '/' || character.is_whitespace()).unwrap_or(after.len());
+        let end = after
+            .find(|character: char| character == '/' || character.is_whitespace())
+            .unwrap_or(after.len());
         rest = match after[..end].rfind('@') {
             Some(at) => {
                 redacted.push_str("[redacted]");
@@ -27,7 +29,9 @@ mod tests {
     #[test]
     fn the_user_part_of_a_url_is_taken_out() {
         assert_eq!(
-            redact("fatal: unable to access 'https://me:p@ss@h.example/x/': from ssh://git@h/y and http://h/z@1"),
+            redact(
+                "fatal: unable to access 'https://me:p@ss@h.example/x/': from ssh://git@h/y and http://h/z@1"
+            ),
             "fatal: unable to access 'https://[redacted]@h.example/x/': from ssh://[redacted]@h/y and http://h/z@1"
         );
         assert_eq!(redact("https://"), "https://");

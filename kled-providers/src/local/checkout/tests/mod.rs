@@ -128,23 +128,6 @@ async fn a_commit_by_its_whole_or_short_identity() {
 }
 
 #[tokio::test]
-async fn a_server_that_gives_no_commit_by_identity_gives_its_history() {
-    let repository = TestRepository::new();
-    let first = repository.revision("light");
-    // The old protocol has the rule that a commit must be the tip of a branch or tag.
-    let middle = repository.revision("main~1");
-    let daemon = Daemon::start(repository.parent());
-    let address = format!("git://127.0.0.1:{}/app%20with%20100%25", daemon.port);
-    for commit in [first, middle] {
-        let source = source(&address, |source| source.revision = Revision::Commit(commit.parse().unwrap()));
-        let (directory, result) = check_out(&source).await;
-        assert_eq!(result.unwrap().commit, commit);
-        let refused = super::wants_history("error: Server does not allow request for unadvertised object 01");
-        assert!(refused && directory.path().join("readme.txt").exists());
-    }
-}
-
-#[tokio::test]
 async fn one_folder_through_sparse_checkout() {
     let repository = TestRepository::new();
     let commit = repository.revision("main");
@@ -200,7 +183,8 @@ async fn submodules_are_checked_out_with_theirs() {
 
     // A repository of elsewhere must not reach into this machine's files.
     let daemon = Daemon::start(outer.parent());
-    let error = refused(&source(&format!("git://127.0.0.1:{}/app%20with%20100%25", daemon.port), |_| {})).await;
+    let error =
+        refused(&source(&format!("git://127.0.0.1:{}/app%20with%20100%25", daemon.port), |_| {})).await;
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error:?}");
 }
 

@@ -13,6 +13,7 @@ use super::source;
 const DEADLINE: Duration = Duration::from_secs(20);
 const ADDRESS: &str = "KLED_TEST_ADDRESS";
 const DIRECTORY: &str = "KLED_TEST_DIRECTORY";
+const COMMIT: &str = "KLED_TEST_COMMIT";
 
 /// The processes that run in `directory`, even if it has been removed.
 fn processes_in(directory: &Path) -> Vec<PathBuf> {
@@ -38,7 +39,12 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
 fn scene(name: &str, address: &str, directory: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args(["--exact", &format!("local::checkout::tests::processes::{name}"), "--include-ignored", "--nocapture"])
+        .args([
+            "--exact",
+            &format!("local::checkout::tests::processes::{name}"),
+            "--include-ignored",
+            "--nocapture",
+        ])
         .env(ADDRESS, address)
         .env(DIRECTORY, directory)
         .stdout(Stdio::piped())
@@ -52,21 +58,23 @@ fn scene(name: &str, address: &str, directory: &Path) -> Command {
 async fn scene_of_one_checkout() {
     // Run with all ignored tests, it has no scene to play.
     let (Ok(address), Ok(directory)) = (std::env::var(ADDRESS), std::env::var(DIRECTORY)) else { return };
-    let result =
-        checkout(&source(&address, |_| {}), Path::new(&directory), &CheckoutOptions::default()).await;
+    let source = source(&address, |source| {
+        if let Ok(commit) = std::env::var(COMMIT) {
+            source.revision = Revision::Commit(commit.parse().unwrap());
+        }
+    });
+    let result = checkout(&source, Path::new(&directory), &CheckoutOptions::default()).await;
     match result {
         Ok(_) => println!("RESULT ok"),
-        Err(error) => {
-            println!("RESULT {} {:?}", error.kind(), error.hint_text());
-            println!("{error:?}");
-        }
+        Err(error) => println!("RESULT {} {:?} {error:?}", error.kind(), error.hint_text()),
     }
 }
 
 fn result_of(command: &mut Command) -> String {
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let result = text.lines().find_map(|line| line.split_once("RESULT ")).map(|(_, result)| result.to_owned());
+    let result =
+        text.lines().find_map(|line| line.split_once("RESULT ")).map(|(_, result)| result.to_owned());
     result.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)))
 }
 
@@ -87,14 +95,14 @@ async fn a_caller_that_gives_up_leaves_no_process_and_no_lock() {
     };
     {
         let running = checkout(&source, &directory, &options);
-        let started = until("git runs", || !processes_in(&directory).is_empty());
+        let inherits = |git: &PathBuf| {
+            std::fs::read_link(git.join(format!("fd/{descriptor}"))).is_ok_and(|file| file == lock.path())
+        };
+        let started = until("git runs and has the lock", || processes_in(&directory).iter().any(inherits));
         tokio::select! {
             result = running => panic!("it ended: {result:?}"),
             () = started => {}
         }
-        let git = processes_in(&directory).remove(0);
-        let inherited = std::fs::read_link(git.join(format!("fd/{descriptor}"))).unwrap();
-        assert_eq!(inherited, lock.path());
         // The future is dropped here.
     }
     until("git is gone", || processes_in(&directory).is_empty()).await;
@@ -156,9 +164,29 @@ async fn the_users_credential_helper_is_asked() {
 }
 
 #[tokio::test]
+async fn a_server_that_gives_no_commit_by_identity_gives_its_history() {
+    let repository = TestRepository::new();
+    // The tip of no branch and no tag, which the old protocol does not give.
+    let commit = repository.revision("main~1");
+    let directory = tempfile::tempdir().unwrap();
+    let result = result_of(
+        scene("scene_of_one_checkout", repository.path().to_str().unwrap(), directory.path())
+            .env(COMMIT, &commit)
+            .env("GIT_CONFIG_COUNT", "1")
+            .env("GIT_CONFIG_KEY_0", "protocol.version")
+            .env("GIT_CONFIG_VALUE_0", "0"),
+    );
+    assert_eq!(result, "ok");
+    assert_eq!(git(directory.path(), &["rev-parse", "HEAD"]), commit);
+    // By its identity alone it would be one.
+    assert_eq!(git(directory.path(), &["rev-list", "HEAD"]).lines().count(), 2);
+}
+
+#[tokio::test]
 async fn a_machine_without_git_says_so() {
     let directory = tempfile::tempdir().unwrap();
-    let result = result_of(scene("scene_of_one_checkout", "/app", directory.path()).env("PATH", "/nonexistent"));
+    let result =
+        result_of(scene("scene_of_one_checkout", "/app", directory.path()).env("PATH", "/nonexistent"));
     assert!(result.starts_with("unsupported") && result.contains("install git"), "{result}");
 }
 
@@ -179,17 +207,25 @@ async fn a_surrounding_git_has_no_influence() {
 #[tokio::test]
 #[ignore = "needs a mount namespace: run with --include-ignored on Linux"]
 async fn a_full_disk_is_told_apart() {
-    let repository = TestRepository::new();
-    let content: String = (0_u64..700_000).map(|n| char::from(b'!' + (n * n % 89 + n % 5) as u8)).collect();
-    repository.commit("large.txt", &content);
-    let directory = tempfile::tempdir().unwrap();
-    let mut scene = scene("scene_of_one_checkout", repository.path().to_str().unwrap(), directory.path());
-    // The tests' own scene, after a small file system was mounted in a namespace that ends with it.
-    let mut command = Command::new("unshare");
-    command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
-    command.arg(format!("mount -t tmpfs -o size=512k none '{}' && exec \"$@\"", directory.path().display()));
-    command.arg("sh").arg(scene.get_program()).args(scene.get_args());
-    command.envs(scene.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    scene = command;
-    let output = scene.output().unwrap();println!("{}", String::from_utf8_lossy(&output.stdout));assert_eq!(result_of(&mut scene), "storage-full None");
+    // One does not compress, so git fails while it receives; the other does, so it fails while it writes files.
+    let noise: String =
+        std::iter::successors(Some(1_u64), |state| Some(state.wrapping_mul(6_364_136_223_846_793_005) + 1))
+            .map(|state| char::from(b'!' + (state >> 33) as u8 % 90))
+            .take(700_000)
+            .collect();
+    for content in [noise, "a".repeat(700_000)] {
+        let repository = TestRepository::new();
+        repository.commit("large.txt", &content);
+        let directory = tempfile::tempdir().unwrap();
+        let scene = scene("scene_of_one_checkout", repository.path().to_str().unwrap(), directory.path());
+        // The scene, after a small file system was mounted in a namespace that ends with it.
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
+        command
+            .arg(format!("mount -t tmpfs -o size=512k none '{}' && exec \"$@\"", directory.path().display()));
+        command.arg("sh").arg(scene.get_program()).args(scene.get_args());
+        command.envs(scene.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let result = result_of(&mut command);
+        assert!(result.starts_with("storage-full"), "{result}");
+    }
 }
