@@ -44,7 +44,8 @@ impl Hierarchy {
                 None => Self::Absent("no control group is delegated to this user".into()),
             };
         }
-        let controller = |name: &str| Some(mount.join(name)).filter(|path| writable(path)).map(|path| path.join("kled"));
+        let controller =
+            |name: &str| Some(mount.join(name)).filter(|path| writable(path)).map(|path| path.join("kled"));
         match (controller("cpu"), controller("memory")) {
             (None, None) => Self::Absent("this user may not make control groups".into()),
             (cpu, memory) => Self::Separate { cpu, memory },
@@ -103,7 +104,11 @@ pub(crate) struct Group {
 impl Group {
     /// Makes the group and sets its limits. What cannot be had stands in the conditions, never in an error: the
     /// workspace runs, and says that the limit is not kept.
-    pub(crate) fn create(hierarchy: &Hierarchy, id: WorkspaceId, limits: &Resources) -> (Self, Vec<Condition>) {
+    pub(crate) fn create(
+        hierarchy: &Hierarchy,
+        id: WorkspaceId,
+        limits: &Resources,
+    ) -> (Self, Vec<Condition>) {
         let mut group = Self { folders: Vec::new() };
         let mut problem = match hierarchy {
             Hierarchy::Absent(reason) => Some(reason.clone()),
@@ -120,8 +125,10 @@ impl Group {
             }
         }
         let cpu = limits.cpu.as_ref().map(|cpu| limit("CpuLimited", &problem, group.limit_cpu(cpu.millis())));
-        let memory =
-            limits.memory.as_ref().map(|memory| limit("MemoryLimited", &problem, group.limit_memory(memory.value())));
+        let memory = limits
+            .memory
+            .as_ref()
+            .map(|memory| limit("MemoryLimited", &problem, group.limit_memory(memory.value())));
         (group, cpu.into_iter().chain(memory).collect())
     }
 
@@ -212,12 +219,18 @@ mod tests {
     #[tokio::test]
     async fn a_limit_is_kept_or_the_condition_says_that_it_is_not() {
         let hierarchy = Hierarchy::detect();
-        let limits = Resources { memory: Some("64Mi".parse().unwrap()), cpu: Some("500m".parse().unwrap()), disk: None };
+        let limits = Resources {
+            memory: Some("64Mi".parse().unwrap()),
+            cpu: Some("500m".parse().unwrap()),
+            disk: None,
+        };
         let (group, conditions) = Group::create(&hierarchy, WorkspaceId::random(), &limits);
         assert_eq!(conditions.len(), 2);
         let (cpu, memory) = hierarchy.enforcement();
         if cpu.is_enforced() && memory.is_enforced() {
-            let kept = |name: &str| group.folders.iter().find_map(|folder| fs::read_to_string(folder.join(name)).ok());
+            let kept = |name: &str| {
+                group.folders.iter().find_map(|folder| fs::read_to_string(folder.join(name)).ok())
+            };
             let memory = kept("memory.max").or_else(|| kept("memory.limit_in_bytes"));
             assert_eq!(memory.as_deref().map(str::trim), Some("67108864"), "{conditions:?}");
             let cpu = kept("cpu.max").or_else(|| kept("cpu.cfs_quota_us"));

@@ -8,7 +8,9 @@ use kled_core::provider::{Progress, Severity, StepCount};
 use kled_core::workspace::{Checkout, Decision, Operation, Workspace, WorkspaceSpec};
 use kled_core::{Error, ErrorKind, Result, WorkspaceId, WorkspaceName};
 
-use super::layout::{Folder, Lock, blocking, create_private, file_error, read_json, remove_folder, write_json};
+use super::layout::{
+    Folder, Lock, blocking, create_private, file_error, read_json, remove_folder, write_json,
+};
 use super::record::{Phase, Record, Run};
 use super::removal;
 use super::sandbox::{Sandbox, View};
@@ -50,7 +52,9 @@ impl ProcessProvider {
                 }
                 continue;
             };
-            let Some(looked) = self.look(name).await?.filter(|(found, _)| found.id == record.id) else { continue };
+            let Some(looked) = self.look(name).await?.filter(|(found, _)| found.id == record.id) else {
+                continue;
+            };
             if let Some(conflict) = spec.conflict_with(name, &looked.0.spec) {
                 return Err(conflict);
             }
@@ -64,7 +68,7 @@ impl ProcessProvider {
         }
     }
 
-    async fn sandbox_for(&self, spec: &WorkspaceSpec) -> Result<Sandbox> {
+    pub(super) async fn sandbox_for(&self, spec: &WorkspaceSpec) -> Result<Sandbox> {
         let inner = Arc::clone(&self.0);
         let strongest = blocking(move || Ok(*inner.strongest.get_or_init(Sandbox::detect))).await?;
         Sandbox::for_isolation(spec.isolation, strongest)
@@ -94,7 +98,8 @@ impl ProcessProvider {
                     return Ok((record, false));
                 }
                 // A folder without a record was left by a create that was killed here; this one takes it over.
-                create_private(folder.path()).map_err(|cause| file_error("cannot create", folder.path(), cause))?;
+                create_private(folder.path())
+                    .map_err(|cause| file_error("cannot create", folder.path(), cause))?;
                 folder.create_parts()?;
                 write_json(&folder.record(), &fresh)?;
                 Ok((fresh, true))
@@ -149,7 +154,8 @@ impl ProcessProvider {
         message: String,
     ) {
         let number = STEPS.iter().position(|known| *known == step);
-        let step = number.and_then(|number| u32::try_from(number + 1).ok()).zip(u32::try_from(STEPS.len()).ok());
+        let step =
+            number.and_then(|number| u32::try_from(number + 1).ok()).zip(u32::try_from(STEPS.len()).ok());
         let mut event = journal::event(name, Operation::Create, Severity::Normal, reason, message);
         event.step = step.map(|(number, total)| StepCount { number, total });
         journal::append(&self.0.root.folder(name).events(), &event);
@@ -218,10 +224,8 @@ impl Attempt<'_> {
     async fn steps(&mut self) -> Result<Workspace> {
         self.step(CHECKOUT).await?;
         let checked_out = self.check_out().await?;
-        self.record.checkout = Some(Checkout {
-            path: self.folder.checkout().display().to_string(),
-            commit: checked_out.commit,
-        });
+        self.record.checkout =
+            Some(Checkout { path: self.folder.checkout().display().to_string(), commit: checked_out.commit });
         self.step(START).await?;
         self.start().await?;
         self.step(COMMIT).await?;
@@ -267,7 +271,8 @@ impl Attempt<'_> {
             tracing::debug!(error = %second, "cannot keep the reason of a failure");
         }
         let name = &self.record.name;
-        let event = journal::event(name, Operation::Create, Severity::Warning, "CreateFailed", error.to_string());
+        let event =
+            journal::event(name, Operation::Create, Severity::Warning, "CreateFailed", error.to_string());
         journal::append(&self.folder.events(), &event);
         self.progress.report(event);
     }
@@ -278,7 +283,11 @@ impl Attempt<'_> {
             return Ok(CheckedOut { commit });
         }
         let source = self.record.spec.source.clone();
-        self.say(CHECKOUT, "CheckingOut", format!("checking out {} at {}", source.repository, source.revision));
+        self.say(
+            CHECKOUT,
+            "CheckingOut",
+            format!("checking out {} at {}", source.repository, source.revision),
+        );
         let staging = self.folder.path().join(format!("staging-{}", WorkspaceId::random()));
         let (folder, made) = (self.folder.clone(), staging.clone());
         blocking(move || {
@@ -296,7 +305,8 @@ impl Attempt<'_> {
         let (folder, commit) = (self.folder.clone(), checked_out.commit.clone());
         blocking(move || {
             write_json(&folder.path().join("commit.json"), &commit)?;
-            std::fs::rename(&staging, folder.checkout()).map_err(|cause| file_error("cannot rename", &staging, cause))
+            std::fs::rename(&staging, folder.checkout())
+                .map_err(|cause| file_error("cannot rename", &staging, cause))
         })
         .await?;
         Ok(checked_out)
@@ -315,8 +325,17 @@ impl Attempt<'_> {
     }
 
     fn checkout_options(&self) -> CheckoutOptions {
-        let (provider, progress, name) = (self.provider.clone(), self.progress.clone(), self.record.name.clone());
-        let report = move |line: &str| provider.report(&progress, &name, CHECKOUT, "CheckingOut", line.to_owned());
+        // git's own progress is for whoever waits; it is not kept.
+        let (progress, name) = (self.progress.clone(), self.record.name.clone());
+        let report = move |line: &str| {
+            progress.report(journal::event(
+                &name,
+                Operation::Create,
+                Severity::Normal,
+                "CheckingOut",
+                line.to_owned(),
+            ));
+        };
         CheckoutOptions { report: Arc::new(report), ..CheckoutOptions::default() }
     }
 

@@ -39,7 +39,8 @@ const INHERITED: [&str; 24] = [
 /// What every command of a workspace has in its environment.
 pub(super) fn of_commands(name: &WorkspaceName, id: WorkspaceId, sandbox: Sandbox, view: &View) -> Variables {
     let mut environment = Variables::default();
-    let inherited = std::env::vars().filter(|(name, _)| INHERITED.contains(&name.as_str()) || name.starts_with("LC_"));
+    let inherited =
+        std::env::vars().filter(|(name, _)| INHERITED.contains(&name.as_str()) || name.starts_with("LC_"));
     environment.0.extend(inherited);
     let text = |path: &Path| path.display().to_string();
     let mut set = |name: &str, value: String| environment.0.insert(name.to_owned(), value);

@@ -126,7 +126,11 @@ fn added<T: DeserializeOwned>(path: &Path, position: Position) -> Result<(Vec<T>
 }
 
 /// Reads whole lines. A file that was put aside meanwhile is finished first.
-fn read_from<T: DeserializeOwned>(path: &Path, position: Position, keep: &mut impl FnMut(T)) -> Result<Position> {
+fn read_from<T: DeserializeOwned>(
+    path: &Path,
+    position: Position,
+    keep: &mut impl FnMut(T),
+) -> Result<Position> {
     let failed = |cause| file_error("cannot read", path, cause);
     let mut file = match File::open(path) {
         Ok(file) => file,

@@ -82,8 +82,9 @@ impl SupervisorProgram {
             .stderr(Stdio::null())
             .spawn()
             .map_err(failed)?;
-        let text = serde_json::to_vec(assignment)
-            .map_err(|cause| Error::new(ErrorKind::Internal, "cannot encode the assignment").because(cause))?;
+        let text = serde_json::to_vec(assignment).map_err(|cause| {
+            Error::new(ErrorKind::Internal, "cannot encode the assignment").because(cause)
+        })?;
         if let Some(mut stdin) = child.stdin.take() {
             stdin.write_all(&text).await.map_err(failed)?;
         }

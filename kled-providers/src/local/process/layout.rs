@@ -38,10 +38,6 @@ impl Root {
         Self(path)
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-
     pub(crate) fn workspaces(&self) -> PathBuf {
         self.0.join("workspaces")
     }
@@ -270,7 +266,9 @@ pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
 /// Removes a file; one that is not there is removed.
 pub(crate) fn remove_file(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
-        Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(file_error("cannot remove", path, cause)),
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+            Err(file_error("cannot remove", path, cause))
+        }
         _ => Ok(()),
     }
 }
@@ -283,7 +281,9 @@ pub(crate) fn remove_folder(path: &Path) -> Result<()> {
         result = fs::remove_dir_all(path);
     }
     match result {
-        Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(file_error("cannot remove", path, cause)),
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+            Err(file_error("cannot remove", path, cause))
+        }
         _ => Ok(()),
     }
 }
@@ -310,10 +310,12 @@ pub(crate) fn file_error(what: &'static str, path: &Path, cause: io::Error) -> E
 }
 
 /// Runs file operations away from the async threads.
-pub(crate) async fn blocking<T: Send + 'static>(action: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(action)
-        .await
-        .unwrap_or_else(|cause| Err(Error::new(ErrorKind::Internal, "a file operation was cut short").because(cause)))
+pub(crate) async fn blocking<T: Send + 'static>(
+    action: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(action).await.unwrap_or_else(|cause| {
+        Err(Error::new(ErrorKind::Internal, "a file operation was cut short").because(cause))
+    })
 }
 
 #[cfg(test)]

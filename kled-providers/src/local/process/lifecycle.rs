@@ -34,7 +34,12 @@ impl ProcessProvider {
         Ok(self.workspace(&self.found(name).await?))
     }
 
-    pub(super) async fn stop(&self, name: &WorkspaceName, grace: Duration, progress: &Progress) -> Result<Workspace> {
+    pub(super) async fn stop(
+        &self,
+        name: &WorkspaceName,
+        grace: Duration,
+        progress: &Progress,
+    ) -> Result<Workspace> {
         self.0.faults.at(Operation::Stop, "look").await?;
         let (_lock, record, observed) = self.locked(name).await?;
         let status = record.status(&observed);
@@ -87,7 +92,8 @@ impl ProcessProvider {
         let Some(run) = before.run.clone() else { return Ok(()) };
         let path = self.0.root.folder(name).stop_record();
         blocking(move || {
-            let recorded = super::read_json::<Stop>(&path)?.is_some_and(|stop| stop.supervisor == run.supervisor);
+            let recorded =
+                super::read_json::<Stop>(&path)?.is_some_and(|stop| stop.supervisor == run.supervisor);
             if recorded {
                 return Ok(());
             }
@@ -128,7 +134,14 @@ impl ProcessProvider {
         }
     }
 
-    fn tell(&self, progress: &Progress, name: &WorkspaceName, operation: Operation, reason: &str, message: &str) {
+    fn tell(
+        &self,
+        progress: &Progress,
+        name: &WorkspaceName,
+        operation: Operation,
+        reason: &str,
+        message: &str,
+    ) {
         let event = journal::event(name, operation, Severity::Normal, reason, message.into());
         journal::append(&self.0.root.folder(name).events(), &event);
         progress.report(event);

@@ -31,9 +31,9 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use kled_core::ports::SecretSource;
 use kled_core::provider::{
-    Capabilities, CommandCapabilities, CreateOptions, DeleteOptions, Deletion, Enforcement, Event, EventsOptions,
-    ExecRequest, ExecSession, Faults, LimitCapabilities, ListOptions, LogLine, LogsOptions, Provider,
-    SandboxCapabilities, StartOptions, StatusOptions, StopOptions,
+    Capabilities, CommandCapabilities, CreateOptions, DeleteOptions, Deletion, Enforcement, Event,
+    EventsOptions, ExecRequest, ExecSession, Faults, LimitCapabilities, ListOptions, LogLine, LogsOptions,
+    Provider, SandboxCapabilities, StartOptions, StatusOptions, StopOptions,
 };
 use kled_core::workspace::{Decision, Isolation, Operation, Workspace, WorkspaceSpec};
 use kled_core::{Error, ProviderName, Result, WorkspaceName};
@@ -112,6 +112,11 @@ impl ProcessProvider {
         blocking(move || observe(&folder)).await
     }
 
+    /// True when it has a workspace of this name.
+    pub(crate) async fn has(&self, name: &WorkspaceName) -> Result<bool> {
+        Ok(self.look(name).await?.is_some())
+    }
+
     async fn found(&self, name: &WorkspaceName) -> Result<(Record, Observed)> {
         self.look(name).await?.ok_or_else(|| Error::workspace_not_found(name))
     }
@@ -133,8 +138,13 @@ impl ProcessProvider {
             Ok(folders.into_iter().map(|path| observe(&Folder::at(path))).collect::<Vec<_>>())
         })
         .await?;
-        let shown = looked.into_iter().filter_map(|looked| looked.transpose()).map(|looked| Ok(self.workspace(&looked?)));
-        Ok(shown.filter(|workspace| workspace.as_ref().map_or(true, |workspace| options.matches(workspace))).collect())
+        let shown = looked
+            .into_iter()
+            .filter_map(|looked| looked.transpose())
+            .map(|looked| Ok(self.workspace(&looked?)));
+        Ok(shown
+            .filter(|workspace| workspace.as_ref().map_or(true, |workspace| options.matches(workspace)))
+            .collect())
     }
 
     async fn start_command(&self, name: &WorkspaceName, request: ExecRequest) -> Result<ExecSession> {
@@ -147,9 +157,13 @@ impl ProcessProvider {
         let mut command = request.command;
         let asked = std::mem::take(&mut command.environment.0);
         let spec = &record.spec;
-        command.environment.0.extend(spec.environment.iter().map(|(name, value)| (name.to_string(), value.clone())));
+        command
+            .environment
+            .0
+            .extend(spec.environment.iter().map(|(name, value)| (name.to_string(), value.clone())));
         for (variable, reference) in &spec.secrets {
-            let secret = self.0.secrets.secret(reference).await.map_err(|error| error.with("variable", variable))?;
+            let secret =
+                self.0.secrets.secret(reference).await.map_err(|error| error.with("variable", variable))?;
             command.environment.0.insert(variable.to_string(), secret.expose().to_owned());
         }
         command.environment.0.extend(asked);
@@ -183,13 +197,22 @@ fn capabilities(hierarchy: &Hierarchy) -> Capabilities {
         checkout: true,
         images: false,
         durable: true,
-        commands: CommandCapabilities { exec: true, shell: true, terminal: true, signals: true, detach: true },
+        commands: CommandCapabilities {
+            exec: true,
+            shell: true,
+            terminal: true,
+            signals: true,
+            detach: true,
+        },
         logs: true,
         events: true,
         idle_timeout: true,
         time_to_live: true,
         limits: LimitCapabilities { cpu, memory, disk },
-        sandbox: SandboxCapabilities { files: cfg!(target_os = "linux"), processes: cfg!(target_os = "linux") },
+        sandbox: SandboxCapabilities {
+            files: cfg!(target_os = "linux"),
+            processes: cfg!(target_os = "linux"),
+        },
     }
 }
 

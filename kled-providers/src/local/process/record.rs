@@ -75,7 +75,9 @@ impl Observed {
 impl Record {
     pub(crate) fn status(&self, observed: &Observed) -> WorkspaceStatus {
         match &self.phase {
-            Phase::Creating { step, .. } if observed.operation => WorkspaceStatus::Creating { step: step.clone() },
+            Phase::Creating { step, .. } if observed.operation => {
+                WorkspaceStatus::Creating { step: step.clone() }
+            }
             Phase::Creating { step, failure } => {
                 WorkspaceStatus::Interrupted { step: step.clone(), message: failure.clone() }
             }
@@ -157,13 +159,19 @@ mod tests {
         let own = ProcessId::own();
         let reused = ProcessId { start_time: own.start_time + 1, ..own };
         let status = record(Phase::Ready).status(&observed(Some(run(reused, "now"))));
-        assert!(matches!(status, WorkspaceStatus::Stopped { reason: StopReason::Crashed { .. }, .. }), "{status}");
+        assert!(
+            matches!(status, WorkspaceStatus::Stopped { reason: StopReason::Crashed { .. }, .. }),
+            "{status}"
+        );
     }
 
     #[test]
     fn another_boot_is_a_restart_of_the_host() {
         let status = record(Phase::Ready).status(&observed(Some(run(ProcessId::own(), "before"))));
-        assert!(matches!(status, WorkspaceStatus::Stopped { reason: StopReason::HostRestarted, .. }), "{status}");
+        assert!(
+            matches!(status, WorkspaceStatus::Stopped { reason: StopReason::HostRestarted, .. }),
+            "{status}"
+        );
     }
 
     #[test]
@@ -179,6 +187,9 @@ mod tests {
         let status = record(Phase::Ready).status(&ended(own));
         assert!(matches!(status, WorkspaceStatus::Stopped { reason: StopReason::Idle, .. }), "{status}");
         let status = record(Phase::Ready).status(&ended(other));
-        assert!(matches!(status, WorkspaceStatus::Stopped { reason: StopReason::Crashed { .. }, .. }), "{status}");
+        assert!(
+            matches!(status, WorkspaceStatus::Stopped { reason: StopReason::Crashed { .. }, .. }),
+            "{status}"
+        );
     }
 }

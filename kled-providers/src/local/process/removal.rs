@@ -32,7 +32,8 @@ fn move_to_trash(root: &Root, folder: &Folder, name: &WorkspaceName) -> Result<F
     let trash = root.trash();
     create_private(&trash).map_err(|cause| file_error("cannot create", &trash, cause))?;
     let trashed = trash.join(format!("{name}.{}", WorkspaceId::random()));
-    std::fs::rename(folder.path(), &trashed).map_err(|cause| file_error("cannot remove", folder.path(), cause))?;
+    std::fs::rename(folder.path(), &trashed)
+        .map_err(|cause| file_error("cannot remove", folder.path(), cause))?;
     Ok(Folder::at(trashed))
 }
 
@@ -71,7 +72,8 @@ pub(crate) async fn end_processes(id: WorkspaceId, hierarchy: &Hierarchy) -> Res
     if proc::kill_all(KILL_LIMIT, || proc::with_variable(WORKSPACE_ID, &id)).await {
         return Ok(removed);
     }
-    Err(Error::timeout("kill", KILL_LIMIT).hint("a process of the workspace cannot be killed; it may wait for a disk"))
+    Err(Error::timeout("kill", KILL_LIMIT)
+        .hint("a process of the workspace cannot be killed; it may wait for a disk"))
 }
 
 /// Kills the supervisor, if there is one, and waits until it and what it started are gone.

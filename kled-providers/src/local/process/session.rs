@@ -8,7 +8,9 @@ use bytes::Bytes;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{FutureExt, SinkExt, StreamExt};
 use kled_core::agent::{AgentMessage, ClientMessage, FRAME_MAX};
-use kled_core::provider::{Command, CommandControl, ExecSession, ExitStatus, Signal, StandardInput, TerminalSize};
+use kled_core::provider::{
+    Command, CommandControl, ExecSession, ExitStatus, Signal, StandardInput, TerminalSize,
+};
 use kled_core::{Error, ErrorKind, Result};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -36,7 +38,10 @@ pub(crate) async fn start(folder: &Path, command: Command) -> Result<ExecSession
 }
 
 fn lost() -> Error {
-    Error::new(ErrorKind::Unavailable, "the workspace stopped, or its connection was lost, before the command ended")
+    Error::new(
+        ErrorKind::Unavailable,
+        "the workspace stopped, or its connection was lost, before the command ended",
+    )
 }
 
 /// Nothing more is heard of a detached command; that it was started is its success.
@@ -58,7 +63,8 @@ fn attached_session(connection: Connection, piped: bool) -> ExecSession {
     ];
     let stdin = piped.then(|| {
         let sink = PollSender::new(input).sink_map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe));
-        Box::pin(SinkWriter::new(CopyToBytes::new(sink))) as std::pin::Pin<Box<dyn tokio::io::AsyncWrite + Send>>
+        Box::pin(SinkWriter::new(CopyToBytes::new(sink)))
+            as std::pin::Pin<Box<dyn tokio::io::AsyncWrite + Send>>
     });
     let ended = async move {
         // Dropped with the session: the connection closes and the workspace ends the command.

@@ -26,7 +26,6 @@ use super::layout::{Folder, Lock, file_error, remove_file, write_json};
 use super::proc::{self, ProcessId};
 use super::record::{Run, Stop};
 use super::removal;
-use super::sandbox::Sandbox;
 use super::serve::{CONFIGURATION, Configuration, Report};
 use super::socket;
 
@@ -126,11 +125,16 @@ struct Supervisor {
 impl Supervisor {
     async fn run(self) -> Result<()> {
         let hierarchy = Hierarchy::detect();
-        let (group, mut conditions) = Group::create(&hierarchy, self.assignment.serve.id, &self.assignment.limits);
+        let (group, mut conditions) =
+            Group::create(&hierarchy, self.assignment.serve.id, &self.assignment.limits);
         conditions.insert(0, self.assignment.serve.sandbox.condition());
-        conditions.extend(self.assignment.limits.disk.as_ref().map(|_| {
-            not_limited("DiskLimited", "folders of this machine have no quota")
-        }));
+        conditions.extend(
+            self.assignment
+                .limits
+                .disk
+                .as_ref()
+                .map(|_| not_limited("DiskLimited", "folders of this machine have no quota")),
+        );
         let result = self.serve(&group, conditions).await;
         group.remove().await;
         match result {
@@ -145,7 +149,9 @@ impl Supervisor {
         let listener = socket::listen(&self.folder.run())?;
         let mut child = self.spawn(listener, group)?;
         let output = child.stdout.take();
-        let Some(output) = output else { return Err(Error::new(ErrorKind::Internal, "the sandbox has no output")) };
+        let Some(output) = output else {
+            return Err(Error::new(ErrorKind::Internal, "the sandbox has no output"));
+        };
         let mut reports = BufReader::new(output).lines();
         loop {
             match next_report(&mut reports).await {
@@ -164,8 +170,9 @@ impl Supervisor {
         let serve = &self.assignment.serve;
         let command = vec![serve.view.program.clone().into(), super::launch::MARK.into(), "serve".into()];
         let arguments = serve.sandbox.wrap(&serve.view, command);
-        let configuration = serde_json::to_string(serve)
-            .map_err(|cause| Error::new(ErrorKind::Internal, "cannot encode the configuration").because(cause))?;
+        let configuration = serde_json::to_string(serve).map_err(|cause| {
+            Error::new(ErrorKind::Internal, "cannot encode the configuration").because(cause)
+        })?;
         let errors = File::options()
             .create(true)
             .append(true)
@@ -243,7 +250,8 @@ impl Supervisor {
             let _unanswered = socket::shut_down(&self.folder.run(), GRACE_PERIOD).await;
         }
         end(child).await;
-        announced.unwrap_or_else(|| StopReason::Crashed { message: "what ran its commands was killed".into() })
+        announced
+            .unwrap_or_else(|| StopReason::Crashed { message: "what ran its commands was killed".into() })
     }
 
     /// Keeps the log until the process inside closes its output.
@@ -272,7 +280,8 @@ impl Supervisor {
         let stop = Stop { supervisor: self.id, since: Timestamp::now(), reason };
         self.note(format!("stopped: {:?}", stop.reason));
         let name = &self.assignment.serve.name;
-        let event = journal::event(name, Operation::Stop, severity, "Stopped", format!("stopped: {:?}", stop.reason));
+        let event =
+            journal::event(name, Operation::Stop, severity, "Stopped", format!("stopped: {:?}", stop.reason));
         journal::append(&self.folder.events(), &event);
         write_json(&self.folder.stop_record(), &stop)
     }
@@ -317,4 +326,3 @@ async fn sleep_until(time: Timestamp) {
         tokio::time::sleep(left.min(Duration::from_secs(60))).await;
     }
 }
-

@@ -17,7 +17,15 @@ const ROOT_CAPABILITIES: [&str; 7] =
 /// Tries it: a distribution or a container around this process may forbid what it needs.
 pub(super) fn works() -> bool {
     let mut probe = Command::new("bwrap");
-    probe.args(["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--die-with-parent", "--ro-bind", "/", "/"]);
+    probe.args([
+        "--unshare-pid",
+        "--unshare-ipc",
+        "--unshare-uts",
+        "--die-with-parent",
+        "--ro-bind",
+        "/",
+        "/",
+    ]);
     probe.args(["--proc", "/proc", "--dev", "/dev", "--", "true"]);
     probe.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     probe.status().is_ok_and(|status| status.success())
@@ -25,7 +33,13 @@ pub(super) fn works() -> bool {
 
 pub(super) fn wrap(view: &View, command: Vec<OsString>) -> Vec<OsString> {
     let mut arguments = Arguments::default();
-    arguments.flags(&["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--die-with-parent", "--new-session"]);
+    arguments.flags(&[
+        "--unshare-pid",
+        "--unshare-ipc",
+        "--unshare-uts",
+        "--die-with-parent",
+        "--new-session",
+    ]);
     if rustix::process::geteuid().is_root() {
         arguments.flags(&["--cap-drop", "ALL"]);
         ROOT_CAPABILITIES.iter().for_each(|capability| arguments.flags(&["--cap-add", capability]));
@@ -107,7 +121,10 @@ mod tests {
     }
 
     fn position(arguments: &[OsString], triple: [&str; 3]) -> usize {
-        arguments.windows(3).position(|window| window == triple).unwrap_or_else(|| panic!("{triple:?} is missing"))
+        arguments
+            .windows(3)
+            .position(|window| window == triple)
+            .unwrap_or_else(|| panic!("{triple:?} is missing"))
     }
 
     #[test]
@@ -124,8 +141,10 @@ mod tests {
     #[test]
     fn only_own_folders_are_writable() {
         let arguments = wrap(&view(), vec!["/opt/kled".into()]);
-        let writable: Vec<_> = arguments.windows(2).filter(|pair| pair[0] == "--bind").map(|pair| &pair[1]).collect();
-        let own = ["/data/tmp", "/data/tmp", "/data/home", "/home/user/.local/share/kled/workspaces/demo/checkout"];
+        let writable: Vec<_> =
+            arguments.windows(2).filter(|pair| pair[0] == "--bind").map(|pair| &pair[1]).collect();
+        let own =
+            ["/data/tmp", "/data/tmp", "/data/home", "/home/user/.local/share/kled/workspaces/demo/checkout"];
         assert_eq!(writable, own);
     }
 }

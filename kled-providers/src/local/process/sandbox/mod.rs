@@ -44,8 +44,10 @@ impl Sandbox {
                 Err(Error::new(ErrorKind::Unsupported, "no sandbox works on this machine")
                     .hint("install bubblewrap, or ask for isolation none if the repository is trusted"))
             }
-            (Isolation::Container, _) => Err(Error::new(ErrorKind::Unsupported, "no container engine answers")
-                .hint("start Docker or Podman, or ask for isolation process")),
+            (Isolation::Container, _) => {
+                Err(Error::new(ErrorKind::Unsupported, "no container engine answers")
+                    .hint("start Docker or Podman, or ask for isolation process"))
+            }
         }
     }
 

@@ -7,11 +7,24 @@ use serde::{Deserialize, Serialize};
 use super::super::layout::Folder;
 
 /// The system: programs, libraries, configuration. Read-only.
-const SYSTEM: [&str; 12] =
-    ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix/store", "/gnu/store", "/sys"];
+const SYSTEM: [&str; 12] = [
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/etc",
+    "/opt",
+    "/nix/store",
+    "/gnu/store",
+    "/sys",
+];
 
 /// Where `/etc/resolv.conf` may lead. Read-only.
-const NAME_RESOLUTION: [&str; 3] = ["/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager/resolv.conf"];
+const NAME_RESOLUTION: [&str; 3] =
+    ["/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager/resolv.conf"];
 
 /// Credentials of the machine under `/etc`, which root could read.
 const SYSTEM_CREDENTIALS: [&str; 14] = [

@@ -178,15 +178,23 @@ fn start_error(program: &str, cause: io::Error) -> Error {
     let (kind, what) = match cause.kind() {
         io::ErrorKind::NotFound => (ErrorKind::CommandNotFound, "does not exist in the workspace".into()),
         io::ErrorKind::PermissionDenied => (ErrorKind::PermissionDenied, "may not be executed".into()),
-        io::ErrorKind::InvalidInput => (ErrorKind::InvalidInput, "or an argument of it has a NUL character".into()),
-        io::ErrorKind::ArgumentListTooLong => (ErrorKind::InvalidInput, "has arguments that are too long".into()),
+        io::ErrorKind::InvalidInput => {
+            (ErrorKind::InvalidInput, "or an argument of it has a NUL character".into())
+        }
+        io::ErrorKind::ArgumentListTooLong => {
+            (ErrorKind::InvalidInput, "has arguments that are too long".into())
+        }
         _ => (ErrorKind::Internal, format!("cannot be started: {cause}")),
     };
     Error::new(kind, format!("{program:?} {what}"))
 }
 
 /// Sends what the command writes, then how it ended.
-async fn forward_output(running: &mut Running, sink: &mut Sink, waiting: &AtomicBool) -> Result<(), FrameError> {
+async fn forward_output(
+    running: &mut Running,
+    sink: &mut Sink,
+    waiting: &AtomicBool,
+) -> Result<(), FrameError> {
     sink.send(AgentMessage::Started { process: running.process }).await?;
     let (mut stdout, mut stderr) = (running.stdout.take(), running.stderr.take());
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
@@ -226,7 +234,8 @@ async fn read(reader: &mut Option<Reader>) -> Option<Bytes> {
 }
 
 fn exit_status(ended: io::Result<std::process::ExitStatus>) -> std::result::Result<ExitStatus, Failure> {
-    let lost = || Failure { kind: ErrorKind::Internal, message: "the end of the command is not known".into() };
+    let lost =
+        || Failure { kind: ErrorKind::Internal, message: "the end of the command is not known".into() };
     let ended = ended.map_err(|_| lost())?;
     let exited = ended.code().map(ExitStatus::Exited);
     exited.or_else(|| ended.signal().map(ExitStatus::Signaled)).ok_or_else(lost)
@@ -239,7 +248,12 @@ enum InputItem {
 }
 
 /// Carries out what the client says, until it is gone.
-async fn forward_input(mut source: SplitStream<Connection>, input: Input, process: u32, waiting: &AtomicBool) {
+async fn forward_input(
+    mut source: SplitStream<Connection>,
+    input: Input,
+    process: u32,
+    waiting: &AtomicBool,
+) {
     let (sender, receiver) = mpsc::channel(INPUT_QUEUE);
     let listen = async {
         let mut sender = Some(sender);

@@ -84,7 +84,8 @@ pub(crate) fn main() -> u8 {
 }
 
 fn serve() -> Result<()> {
-    let internal = |cause: std::io::Error| Error::new(ErrorKind::Internal, "cannot serve the workspace").because(cause);
+    let internal =
+        |cause: std::io::Error| Error::new(ErrorKind::Internal, "cannot serve the workspace").because(cause);
     let text = std::env::var(CONFIGURATION)
         .map_err(|cause| Error::new(ErrorKind::Internal, "the configuration is missing").because(cause))?;
     let configuration: Configuration = serde_json::from_str(&text)
@@ -111,7 +112,11 @@ fn stay_with_parent(sandbox: Sandbox) -> std::io::Result<()> {
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
     }
     // The parent may have ended before the signal was asked for.
-    if rustix::process::getppid() == parent { Ok(()) } else { Err(std::io::Error::other("the supervisor has ended")) }
+    if rustix::process::getppid() == parent {
+        Ok(())
+    } else {
+        Err(std::io::Error::other("the supervisor has ended"))
+    }
 }
 
 async fn run(configuration: Configuration, listener: StdListener) -> std::io::Result<()> {
