@@ -63,14 +63,21 @@ pub(crate) struct Groups(Vec<(Hierarchy, PathBuf)>);
 impl Groups {
     /// Makes the slot's group in every hierarchy.
     pub(crate) fn create(number: u8) -> Result<Self> {
-        let mut groups = Vec::new();
-        for hierarchy in hierarchies()? {
-            let path = hierarchy.mount_point.join(name(number));
-            fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
-            inherit_cpuset(&hierarchy.mount_point, &path)?;
-            groups.push((hierarchy, path));
+        let groups = Self::open(number)?;
+        for (hierarchy, path) in &groups.0 {
+            fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
+            inherit_cpuset(&hierarchy.mount_point, path)?;
         }
-        Ok(Self(groups))
+        Ok(groups)
+    }
+
+    /// The groups that a slot's owner made.
+    pub(crate) fn open(number: u8) -> Result<Self> {
+        let path = |hierarchy: Hierarchy| {
+            let path = hierarchy.mount_point.join(name(number));
+            (hierarchy, path)
+        };
+        Ok(Self(hierarchies()?.into_iter().map(path).collect()))
     }
 
     /// Open files; a process that writes `0` to each of them has joined.

@@ -22,7 +22,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::cgroup::{self, Groups};
-use crate::process::Server;
+use crate::process::{self, Server};
 use crate::slot::Slot;
 use crate::{link, programs, wait};
 
@@ -37,11 +37,9 @@ const READY: &str = "enclosure ready";
 /// A running enclosure. Dropping it ends everything inside.
 #[derive(Debug)]
 pub struct Enclosure {
-    // Dropped first: the groups can only be removed when the processes are gone.
-    first: Server,
-    first_id: u32,
-    groups: Groups,
-    number: u8,
+    // `unshare`; the enclosure's first process is its only child and ends with it.
+    outer: Server,
+    entrance: Entrance,
 }
 
 impl Enclosure {
@@ -59,21 +57,61 @@ impl Enclosure {
         command.args(["--fork", "--kill-child=KILL", "--mount-proc", "sh"]).arg(&script);
         join(&mut command, groups.doors()?);
         let outer = Server::start(slot, "enclosure", command)?;
-        let first_id = wait::until(START_DEADLINE, "the enclosure", async || {
+        let first_process = wait::until(START_DEADLINE, "the enclosure", async || {
             outer.check_running()?;
             ensure!(outer.log().contains(READY), "not ready; {}", outer.log_tail());
             only_child(outer.id()?)
         })
         .await?;
         groups.settle()?;
-        let enclosure = Self { first: outer, first_id, groups, number: slot.number() };
-        enclosure.connect()?;
-        Ok(enclosure)
+        let entrance = Entrance { first_process, groups, number: slot.number() };
+        entrance.connect()?;
+        Ok(Self { outer, entrance })
+    }
+
+    /// The way in.
+    #[must_use]
+    pub fn entrance(&self) -> &Entrance {
+        &self.entrance
+    }
+
+    /// An error if the enclosure has ended.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn check_running(&self) -> Result<()> {
+        self.outer.check_running()
+    }
+}
+
+/// The way into an enclosure, for its owner and for any other process of the machine's root.
+#[derive(Debug)]
+pub struct Entrance {
+    first_process: u32,
+    groups: Groups,
+    number: u8,
+}
+
+impl Entrance {
+    /// The way into the enclosure of another process.
+    ///
+    /// # Errors
+    /// When the machine's control groups cannot be read.
+    pub fn open(number: u8, first_process: u32) -> Result<Self> {
+        Ok(Self { first_process, groups: Groups::open(number)?, number })
+    }
+
+    /// Another handle of the same entrance.
+    ///
+    /// # Errors
+    /// When the machine's control groups cannot be read.
+    pub fn try_clone(&self) -> Result<Self> {
+        Self::open(self.number, self.first_process)
     }
 
     /// Joins the network namespace to the machine with a pair of interfaces.
     fn connect(&self) -> Result<()> {
-        link::create(self.number, self.first_id)?;
+        link::create(self.number, self.first_process)?;
         let address = format!("{}/30", self.address());
         let gateway = self.outer_address().to_string();
         for arguments in [
@@ -84,9 +122,21 @@ impl Enclosure {
         ] {
             let mut command = self.command("ip")?;
             command.args(arguments);
-            crate::process::run(command)?;
+            process::run(command)?;
         }
         Ok(())
+    }
+
+    /// The slot's number.
+    #[must_use]
+    pub fn number(&self) -> u8 {
+        self.number
+    }
+
+    /// The id, on the machine, of the process that all others inside depend on.
+    #[must_use]
+    pub fn first_process(&self) -> u32 {
+        self.first_process
     }
 
     /// The address at which the machine reaches what listens inside.
@@ -101,38 +151,16 @@ impl Enclosure {
         link::outer_address(self.number)
     }
 
-    /// The id, on the machine, of the process that all others inside depend on.
-    #[must_use]
-    pub fn first_process(&self) -> u32 {
-        self.first_id
-    }
-
-    /// An error if the enclosure has ended.
-    ///
-    /// # Errors
-    /// When it has ended.
-    pub fn check_running(&self) -> Result<()> {
-        self.first.check_running()
-    }
-
     /// A command that will run inside: in all the namespaces and in the control group.
     ///
     /// # Errors
-    /// When the program is not on this machine.
+    /// When the program is not on this machine, or the enclosure has ended.
     pub fn command(&self, program: &str) -> Result<Command> {
         let path = programs::find(program).with_context(|| format!("no program {program}"))?;
-        self.command_at(&path)
-    }
-
-    /// Like [`Enclosure::command`], with the program's path.
-    ///
-    /// # Errors
-    /// When the control groups are gone, which happens once the enclosure has ended.
-    pub fn command_at(&self, program: &Path) -> Result<Command> {
         let nsenter = programs::find("nsenter").context("no program nsenter (Debian package util-linux)")?;
         let mut command = Command::new(nsenter);
-        command.args(["--target", &self.first_id.to_string()]);
-        command.args(["--mount", "--net", "--pid", "--ipc", "--cgroup", "--"]).arg(program);
+        command.args(["--target", &self.first_process.to_string()]);
+        command.args(["--mount", "--net", "--pid", "--ipc", "--cgroup", "--"]).arg(path);
         join(&mut command, self.groups.doors()?);
         Ok(command)
     }

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Resource, getrlimit};
 use tokio::net::UnixStream;
 
-use crate::enclosure::{self, Enclosure};
+use crate::enclosure::{self, Enclosure, Entrance};
 use crate::process::{self, Server};
 use crate::programs::{self, Privilege};
 use crate::slot::Slot;
@@ -72,7 +72,7 @@ impl PodmanService {
         fs::write(slot.directory().join("containers.conf"), configuration(slot.directory())?)?;
         slot.create_directory("networks")?;
         let socket = slot.directory().join("podman.sock");
-        let mut command = podman(&enclosure, slot.directory())?;
+        let mut command = podman(enclosure.entrance(), slot.directory())?;
         command.args(["system", "service", "--time=0"]).arg(format!("unix://{}", socket.display()));
         let server = Server::start(&slot, "podman", command)?;
         let service = Self { server, enclosure, socket, slot };
@@ -98,7 +98,7 @@ impl PodmanService {
     /// Where published ports are reached.
     #[must_use]
     pub fn address(&self) -> Ipv4Addr {
-        self.enclosure.address()
+        self.enclosure.entrance().address()
     }
 
     /// A directory that is removed with the service.
@@ -129,14 +129,14 @@ impl PodmanService {
     /// # Errors
     /// When podman ends with an error.
     pub async fn podman(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = podman(&self.enclosure, self.slot.directory())?;
+        let mut command = podman(self.enclosure.entrance(), self.slot.directory())?;
         command.args(arguments);
         tokio::task::spawn_blocking(move || process::run(command)).await.context("wait for podman")?
     }
 }
 
-fn podman(enclosure: &Enclosure, directory: &Path) -> Result<Command> {
-    let mut command = enclosure.command("podman")?;
+fn podman(entrance: &Entrance, directory: &Path) -> Result<Command> {
+    let mut command = entrance.command("podman")?;
     command.env("CONTAINERS_CONF", directory.join("containers.conf"));
     for (option, folder) in [("--root", "storage"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
         command.arg(option).arg(directory.join(folder));

@@ -3,7 +3,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-use crate::servers;
+use crate::servers::{self, table};
 
 /// The variable that switches server tests on; the runner sets it.
 pub const SERVERS_SWITCH: &str = "KLED_TEST_SERVERS";
@@ -14,10 +14,16 @@ pub const PROGRAM_FOLDER: &str = "KLED_TEST_BIN";
 /// Where distributions keep programs of the administrator, which a plain user's `PATH` leaves out.
 const ADMINISTRATOR_FOLDERS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
-/// The path of a program: in `KLED_TEST_BIN`, on `PATH`, or among the servers that were built.
+/// Where network plugins are, which nobody has on `PATH`: they are for container runtimes.
+const PLUGIN_FOLDERS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
+
+/// The path of a program: a server of the [`table`] at its version, or whatever is in `KLED_TEST_BIN` or on `PATH`.
 #[must_use]
 pub fn find(name: &str) -> Option<PathBuf> {
-    find_installed(name).or_else(|| servers::built(name))
+    match table::go_program(name) {
+        Some((server, program)) => servers::find(server, program),
+        None => find_installed(name),
+    }
 }
 
 /// The path of a program outside the cache of built servers.
@@ -25,7 +31,7 @@ pub(crate) fn find_installed(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let preferred = env::var_os(PROGRAM_FOLDER).map(PathBuf::from);
     let folders = preferred.into_iter().chain(env::split_paths(&path));
-    let folders = folders.chain(ADMINISTRATOR_FOLDERS.iter().map(PathBuf::from));
+    let folders = folders.chain(ADMINISTRATOR_FOLDERS.iter().chain(&PLUGIN_FOLDERS).map(PathBuf::from));
     folders.map(|folder| folder.join(name)).find(|candidate| is_program(candidate))
 }
 

@@ -1,0 +1,2 @@
+//! A node runs pods, and nothing of it stays behind.
+fn main() {}
