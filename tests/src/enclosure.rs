@@ -8,8 +8,8 @@
 //! and both are named after the slot.
 //!
 //! The file system is the machine's, except for what servers write to by default: `/run`, `/var/lib`, `/var/log`
-//! and `/dev/shm` are empty and in memory, `/proc/sys/vm` and `/proc/sys/kernel` are read-only (a kubelet would
-//! change the machine's settings), and `/sys/fs/cgroup` shows the enclosure's own group as the root.
+//! and `/dev/shm` are empty and in memory, the machine's settings that a kubelet insists on changing are plain
+//! files, and `/sys/fs/cgroup` shows the enclosure's own group as the root.
 
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
@@ -33,6 +33,16 @@ pub const PROGRAMS: [&str; 5] = ["unshare", "nsenter", "ip", "mount", "umount"];
 
 /// The line that the first process prints once its mounts are made.
 const READY: &str = "enclosure ready";
+
+/// Below `/proc/sys`; a kubelet sets them, and fails if it cannot. They have no namespace.
+const SETTINGS: [&str; 6] = [
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "kernel/keys/root_maxkeys",
+    "kernel/keys/root_maxbytes",
+];
 
 /// A running enclosure. Dropping it ends everything inside.
 #[derive(Debug)]
@@ -189,10 +199,7 @@ fn first_script() -> Result<String> {
     lines.extend(
         ["/run", "/dev/shm", "/var/lib", "/var/log"].map(|path| format!("mount -t tmpfs tmpfs {path}")),
     );
-    for path in ["/proc/sys/vm", "/proc/sys/kernel"] {
-        lines.push(format!("mount --bind {path} {path}"));
-        lines.push(format!("mount -o remount,bind,ro {path}"));
-    }
+    lines.extend(SETTINGS.iter().flat_map(|setting| setting_stand_in(setting)));
     lines.push("umount --recursive --lazy /sys".to_owned());
     lines.push("mount -t sysfs sysfs /sys".to_owned());
     lines.extend(cgroup_mounts(&cgroup::hierarchies()?));
@@ -200,6 +207,12 @@ fn first_script() -> Result<String> {
     // `wait` reaps whatever is adopted meanwhile; the sleep only keeps it from returning at once.
     lines.push("while :; do sleep 86400 & wait $!; done".to_owned());
     Ok(lines.join("\n") + "\n")
+}
+
+/// Puts a plain file in the setting's place: whatever is written stays in the enclosure.
+fn setting_stand_in(setting: &str) -> [String; 2] {
+    let stand_in = format!("/run/{}", setting.replace('/', "."));
+    [format!("cat /proc/sys/{setting} > {stand_in}"), format!("mount --bind {stand_in} /proc/sys/{setting}")]
 }
 
 /// Mounts the same hierarchies again: a mount made in a control-group namespace has the namespace's root.

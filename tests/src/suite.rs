@@ -179,8 +179,13 @@ impl Suite {
 
 fn running_trial(name: String, start: Start, deadline: Duration, runtime: Arc<Runtime>) -> Trial {
     Trial::test(name, move || {
-        runtime.block_on(within(deadline, start())).map_err(|error| Failed::from(format!("{error:?}")))
+        runtime.block_on(within(deadline, start())).map_err(|error| Failed::from(causes(&error)))
     })
+}
+
+/// The error and what led to it, one cause a line. A backtrace would lead through the runtime, not to the case.
+fn causes(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).collect::<Vec<_>>().join("\n  because: ")
 }
 
 /// A trial that fails when it is forced with `--include-ignored`, because what it needs is still missing.

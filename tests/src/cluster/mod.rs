@@ -39,26 +39,8 @@ pub const NODE_NAME: &str = "kled-node";
 /// An image with a shell that every cluster has.
 pub const BUSYBOX: &str = "kled.test/busybox:1";
 
-const PROGRAMS: [&str; 18] = [
-    "etcd",
-    "kube-apiserver",
-    "kube-controller-manager",
-    "kube-scheduler",
-    "kubelet",
-    "kube-proxy",
-    "coredns",
-    "pause",
-    "containerd",
-    "ctr",
-    "runc",
-    "bridge",
-    "host-local",
-    "loopback",
-    "portmap",
-    "iptables",
-    "conntrack",
-    "busybox",
-];
+const PROGRAMS: &str = "etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl coredns \
+    pause containerd ctr runc host-local loopback portmap iptables conntrack busybox";
 
 /// A running cluster, or the use of one that another process runs.
 ///
@@ -98,7 +80,8 @@ impl Cluster {
     /// Why it cannot run here, in one line; `None` if it can.
     #[must_use]
     pub fn missing() -> Option<String> {
-        programs::missing(&[&PROGRAMS[..], &enclosure::PROGRAMS[..]].concat(), Privilege::Root)
+        let programs: Vec<&str> = PROGRAMS.split_whitespace().chain(enclosure::PROGRAMS).collect();
+        programs::missing(&programs, Privilege::Root)
     }
 
     /// The cluster that all test binaries of one run share; without the runner, a cluster of one's own.
@@ -153,6 +136,12 @@ impl Cluster {
     #[must_use]
     pub fn number(&self) -> u8 {
         self.access.entrance.number()
+    }
+
+    /// The id, on the machine, of the process that everything in the cluster depends on.
+    #[must_use]
+    pub fn first_process(&self) -> u32 {
+        self.access.entrance.first_process()
     }
 
     /// A command that will run on the node.

@@ -117,7 +117,7 @@ pub const DEBIAN_PACKAGES: &[DebianPackage] = &[
     DebianPackage { name: "containerd", programs: &["containerd", "containerd-shim-runc-v2", "ctr"] },
     DebianPackage {
         name: "containernetworking-plugins",
-        programs: &["bridge", "host-local", "loopback", "portmap"],
+        programs: &["host-local", "loopback", "portmap"],
     },
     DebianPackage { name: "iproute2", programs: &["ip"] },
     DebianPackage { name: "iptables", programs: &["iptables", "iptables-save", "iptables-restore"] },
