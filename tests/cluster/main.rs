@@ -51,14 +51,14 @@ async fn reaches_a_service_by_name() -> Result<()> {
     let client = namespace.run("client", BUSYBOX, "sleep 600").await?;
     for name in ["web".to_owned(), format!("web.{}.svc.cluster.local", namespace.name())] {
         let said = wait::until(REACH_DEADLINE, "the service to answer", async || {
-            let said = client.exec(&format!("wget -q -T 2 -O - http://{name}/")).await?;
+            let said = client.exec(&format!("timeout 3 wget -q -O - http://{name}/")).await?;
             ensure!(said.status.as_deref() == Some("Success"), "wget said {said:?}");
             Ok(said)
         })
         .await?;
         ensure!(said.output.contains(&server.address().await?), "the answer is {said:?}");
     }
-    let absent = client.exec("wget -q -T 2 -O - http://absent/").await?;
+    let absent = client.exec("timeout 3 wget -q -O - http://absent/").await?;
     ensure!(absent.status.as_deref() == Some("Failure"), "a service that is not there answered: {absent:?}");
     namespace.delete().await
 }

@@ -21,8 +21,10 @@ use crate::programs;
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
 /// What a shell script in an image can call; each is a link to the one static program.
+///
+/// Debian's `wget -T` crashes; `timeout 5 wget` does what it should.
 const BUSYBOX_COMMANDS: &str = "sh cat cp mv rm ls ln mkdir rmdir touch chmod chown echo env printf pwd hostname \
-    sleep true false test date dd df du find grep head tail sed sort wc tar id ps kill mount stty seq wget nc httpd \
+    timeout sleep true false test date dd df du find grep head tail sed sort wc tar id ps kill mount stty seq wget nc httpd \
     nslookup ip sha256sum";
 
 /// An image that is being put together.

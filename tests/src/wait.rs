@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 const INTERVAL: Duration = Duration::from_millis(50);
 
@@ -18,18 +18,18 @@ where
     Ending: Future<Output = Result<T>>,
 {
     let end = Instant::now() + deadline;
-    loop {
-        let remaining = end.saturating_duration_since(Instant::now());
-        let error = match tokio::time::timeout(remaining, probe()).await {
+    let mut last = None;
+    while Instant::now() < end {
+        match tokio::time::timeout_at(end.into(), probe()).await {
             Ok(Ok(value)) => return Ok(value),
-            Ok(Err(error)) => error,
-            Err(_) => anyhow::anyhow!("the last try did not return"),
-        };
-        if Instant::now() + INTERVAL >= end {
-            return Err(error).with_context(|| format!("waited {} s for {what}", deadline.as_secs()));
+            Ok(Err(error)) => last = Some(error),
+            // What the try before said tells more than that this one was cut off.
+            Err(_) => break,
         }
         tokio::time::sleep(INTERVAL).await;
     }
+    let last = last.unwrap_or_else(|| anyhow!("the only try did not return"));
+    Err(last).with_context(|| format!("waited {} s for {what}", deadline.as_secs()))
 }
 
 /// Polls until `probe` gives `true`; for places that cannot be async, such as `Drop`.
@@ -45,4 +45,35 @@ pub fn until_blocking(deadline: Duration, what: &str, mut probe: impl FnMut() ->
         std::thread::sleep(INTERVAL);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_deadline_tells_the_last_error() {
+        let waited =
+            until::<(), _>(Duration::from_millis(120), "rain", async || bail!("the sky is blue")).await;
+        let told = waited.map_err(|error| format!("{error:#}"));
+        assert_eq!(told, Err("waited 0 s for rain: the sky is blue".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_try_that_hangs_is_cut_off() {
+        let waited = until::<(), _>(Duration::from_millis(120), "rain", std::future::pending).await;
+        assert!(waited.is_err());
+    }
+
+    #[tokio::test]
+    async fn the_first_success_ends_the_wait() -> Result<()> {
+        let mut tries = 0;
+        let waited = until(Duration::from_secs(60), "three tries", || {
+            tries += 1;
+            let result = if tries < 3 { Err(anyhow!("not yet")) } else { Ok(tries) };
+            std::future::ready(result)
+        });
+        assert_eq!(waited.await?, 3);
+        Ok(())
+    }
 }

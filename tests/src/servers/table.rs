@@ -115,10 +115,7 @@ pub const DEBIAN_PACKAGES: &[DebianPackage] = &[
     DebianPackage { name: "conmon", programs: &["conmon"] },
     DebianPackage { name: "conntrack", programs: &["conntrack"] },
     DebianPackage { name: "containerd", programs: &["containerd", "containerd-shim-runc-v2", "ctr"] },
-    DebianPackage {
-        name: "containernetworking-plugins",
-        programs: &["host-local", "loopback", "portmap"],
-    },
+    DebianPackage { name: "containernetworking-plugins", programs: &["host-local", "loopback", "portmap"] },
     DebianPackage { name: "iproute2", programs: &["ip"] },
     DebianPackage { name: "iptables", programs: &["iptables", "iptables-save", "iptables-restore"] },
     DebianPackage { name: "podman", programs: &["podman"] },
