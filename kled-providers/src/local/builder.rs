@@ -9,7 +9,7 @@ use kled_core::provider::Faults;
 use kled_core::{Error, ErrorKind, ProviderName, Result};
 
 use super::process::{ProcessProvider, Settings};
-use super::{EnvironmentAndFileSecrets, LocalProvider, SupervisorProgram};
+use super::{EnvironmentAndFileSecrets, LocalProvider, Sandbox, SupervisorProgram};
 
 /// Builds a [`LocalProvider`]. Setters never fail.
 #[derive(Debug)]
@@ -20,6 +20,7 @@ pub struct LocalProviderBuilder {
     supervisor: Option<SupervisorProgram>,
     secrets: Arc<dyn SecretSource>,
     faults: Faults,
+    sandbox: Option<Sandbox>,
 }
 
 impl Default for LocalProviderBuilder {
@@ -30,6 +31,7 @@ impl Default for LocalProviderBuilder {
             supervisor: None,
             secrets: Arc::new(EnvironmentAndFileSecrets),
             faults: Faults::none(),
+            sandbox: None,
         }
     }
 }
@@ -57,6 +59,12 @@ impl LocalProviderBuilder {
     /// Where secret references are resolved. Default: [`EnvironmentAndFileSecrets`].
     pub fn secret_source(mut self, secrets: Arc<dyn SecretSource>) -> Self {
         self.secrets = secrets;
+        self
+    }
+
+    /// The sandbox of processes, where it works. Default: the strongest one that works.
+    pub fn sandbox(mut self, sandbox: Sandbox) -> Self {
+        self.sandbox = Some(sandbox);
         self
     }
 
@@ -89,6 +97,7 @@ impl LocalProviderBuilder {
             supervisor: self.supervisor,
             secrets: self.secrets,
             faults: self.faults,
+            sandbox: self.sandbox,
         });
         Ok(LocalProvider::new(process, container))
     }
