@@ -76,7 +76,7 @@ impl PodmanService {
         command.args(["system", "service", "--time=0"]).arg(format!("unix://{}", socket.display()));
         let server = Server::start(&slot, "podman", command)?;
         let service = Self { server, enclosure, socket, slot };
-        service.wait_until_ready().await?;
+        service.wait_until_ready().await.or_else(|error| service.slot.keep_logs(error))?;
         Ok(service)
     }
 

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 
 use crate::ledger;
-use crate::slot::Slot;
+use crate::slot::{LOGS, Slot};
 
 /// How much of a log an error message repeats.
 const LOG_TAIL_LINES: usize = 15;
@@ -31,7 +31,7 @@ impl Server {
     /// # Errors
     /// When the program cannot be started.
     pub fn start(slot: &Slot, name: &str, mut command: Command) -> Result<Self> {
-        let log = slot.create_directory("logs")?.join(format!("{name}.log"));
+        let log = slot.create_directory(LOGS)?.join(format!("{name}.log"));
         let output = File::create(&log).with_context(|| format!("create {}", log.display()))?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let child = spawn(command).with_context(|| format!("start {name}"))?;

@@ -107,10 +107,11 @@ impl Cluster {
         let slot = Slot::take("cluster")?;
         let enclosure = Enclosure::start(&slot).await?;
         let entrance = enclosure.entrance().try_clone()?;
-        let (api_server, client, node) = start_servers(&slot, &entrance).await?;
+        let started = start_servers(&slot, &entrance).await;
+        let (api_server, client, node) = started.or_else(|error| slot.keep_logs(error))?;
         let access = Access { client, kubeconfig: api_server.kubeconfig.clone(), entrance };
         let owned = Owned { node, api_server, _enclosure: enclosure, slot };
-        owned.wait_until_ready(&access.client).await?;
+        owned.wait_until_ready(&access.client).await.or_else(|error| owned.slot.keep_logs(error))?;
         Ok(Self { access, _owned: Some(owned) })
     }
 
@@ -173,12 +174,7 @@ impl Cluster {
 }
 
 async fn start_servers(slot: &Slot, entrance: &Entrance) -> Result<(ApiServer, kube::Client, node::Servers)> {
-    let site = Site {
-        address: entrance.address(),
-        api_port: 6443,
-        store_ports: [2379, 2380],
-        command: Box::new(|program| entrance.command(program)),
-    };
+    let site = Site::inside(entrance);
     let runtime = node::Runtime::start(slot, entrance);
     let ((api_server, client), runtime) = tokio::try_join!(ApiServer::start(slot, &site), runtime)?;
     let node = node::Servers::start(slot, entrance, &api_server, runtime)?;
@@ -196,7 +192,7 @@ impl Owned {
         dns::deploy(client).await?;
         let nodes: Api<Node> = Api::all(client.clone());
         let accounts: Api<ServiceAccount> = Api::default_namespaced(client.clone());
-        let ready = wait::until(READY_DEADLINE, "the cluster to be ready", async || {
+        wait::until(READY_DEADLINE, "the cluster to be ready", async || {
             self.node.check_running()?;
             self.api_server.check_running()?;
             let node = nodes.get_opt(NODE_NAME).await?.context("the node has not registered")?;
@@ -204,10 +200,7 @@ impl Owned {
             accounts.get_opt("default").await?.context("no service account yet, so no pod could start")?;
             dns::check_ready(client).await
         })
-        .await;
-        ready.with_context(|| {
-            format!("logs until they are swept: {}", self.slot.directory().join("logs").display())
-        })
+        .await
     }
 }
 
