@@ -12,6 +12,7 @@ use crate::enclosure::Entrance;
 use crate::process::Server;
 use crate::programs::{self, Privilege};
 use crate::slot::Slot;
+use crate::traces::Traces;
 use crate::{kubeconfig, wait};
 
 const START_DEADLINE: Duration = Duration::from_secs(90);
@@ -100,12 +101,13 @@ impl ControlPlane {
         self.slot.directory()
     }
 
-    /// The ids of etcd and of the API server.
+    /// What it would leave on the machine.
     ///
     /// # Errors
-    /// When another thread panicked while it held one of them.
-    pub fn processes(&self) -> Result<[u32; 2]> {
-        Ok([self.server.store.id()?, self.server.server.id()?])
+    /// When another thread panicked while it held one of the servers.
+    pub fn traces(&self) -> Result<Traces> {
+        let processes = vec![self.server.store.id()?, self.server.server.id()?];
+        Ok(Traces::on_machine(&self.slot, processes))
     }
 }
 

@@ -7,7 +7,7 @@
 //! - [`cluster`]: a real node with pods, services, DNS, `exec` and logs; one for a whole run.
 //! - [`servers`]: fetches, builds and caches the real servers; [`programs`] finds them and says what is missing.
 //! - [`summary`]: counts what `cargo test` says.
-//! - [`enclosure`] and [`slot`]: where fixtures run, and how nothing of them stays behind.
+//! - [`enclosure`] and [`slot`]: where fixtures run, and how nothing of them stays behind; [`traces`] proves it.
 
 mod authority;
 mod cgroup;
@@ -26,4 +26,5 @@ pub mod servers;
 pub mod slot;
 pub mod suite;
 pub mod summary;
+pub mod traces;
 pub mod wait;

@@ -5,14 +5,13 @@
 //! a node that is killed half-way leaves them in any state; in namespaces of their own, the kernel removes all of
 //! it with the last process. It also means that several clusters, or a cluster and the machine's own Docker,
 //! never meet: the same addresses, names and ports are free for each. The price is one hop: the machine reaches
-//! the API server, pods and services at the enclosure's address ([`Cluster::address`]), not at `127.0.0.1`.
+//! the API server, pods and services at the enclosure's address ([`Cluster::node`]), not at `127.0.0.1`.
 
 mod dns;
 mod node;
 mod shared;
 
 use std::fs;
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -27,6 +26,7 @@ use crate::image::Image;
 use crate::process;
 use crate::programs::{self, Privilege};
 use crate::slot::Slot;
+use crate::traces::Traces;
 use crate::{kubeconfig, wait};
 
 pub use self::shared::Lender;
@@ -127,30 +127,20 @@ impl Cluster {
         &self.access.kubeconfig
     }
 
-    /// The node's address, at which the machine reaches the API server and node ports.
+    /// The way onto the node: its address, at which the machine reaches the API server and node ports, and commands
+    /// that run there.
     #[must_use]
-    pub fn address(&self) -> Ipv4Addr {
-        self.access.entrance.address()
+    pub fn node(&self) -> &Entrance {
+        &self.access.entrance
     }
 
-    /// The number of the slot it runs in, which its control groups and its interface are named after.
-    #[must_use]
-    pub fn number(&self) -> u8 {
-        self.access.entrance.number()
-    }
-
-    /// The id, on the machine, of the process that everything in the cluster depends on.
-    #[must_use]
-    pub fn first_process(&self) -> u32 {
-        self.access.entrance.first_process()
-    }
-
-    /// A command that will run on the node.
+    /// What it would leave on the machine.
     ///
     /// # Errors
-    /// When the program is not on this machine.
-    pub fn node_command(&self, program: &str) -> Result<Command> {
-        self.access.entrance.command(program)
+    /// When it has ended.
+    pub fn traces(&self) -> Result<Traces> {
+        let directory = self.access.kubeconfig.parent().context("a kubeconfig is in a directory")?;
+        Traces::inside(self.node(), directory)
     }
 
     /// Makes an image known to the node, so that pods can name it.
