@@ -28,3 +28,8 @@ pub mod suite;
 pub mod summary;
 pub mod traces;
 pub mod wait;
+
+/// The README's example, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

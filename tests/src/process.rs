@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock, mpsc};
@@ -10,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::ledger;
 use crate::slot::{LOGS, Slot};
@@ -121,20 +120,25 @@ fn spawn(command: Command) -> Result<Child> {
 }
 
 fn spawn_bound(mut command: Command) -> io::Result<Child> {
-    let parent = rustix::process::getpid();
-    // SAFETY: between fork and exec the closure only makes system calls; it neither allocates nor locks.
-    unsafe {
-        command.pre_exec(move || {
-            set_parent_process_death_signal(Some(Signal::KILL))?;
-            end_if_orphaned(parent)
-        });
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::process::CommandExt as _;
+        let parent = rustix::process::getpid();
+        // SAFETY: between fork and exec the closure only makes system calls; it neither allocates nor locks.
+        unsafe {
+            command.pre_exec(move || {
+                rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+                end_if_orphaned(parent)
+            });
+        }
     }
     command.spawn()
 }
 
 /// The parent may have ended before the signal was asked for; then it would never come.
+#[cfg(target_os = "linux")]
 fn end_if_orphaned(parent: Pid) -> io::Result<()> {
-    if getppid() == Some(parent) {
+    if rustix::process::getppid() == Some(parent) {
         return Ok(());
     }
     kill_process(rustix::process::getpid(), Signal::KILL)?;
