@@ -3,7 +3,7 @@
 use super::disturbance::{Break, Disturbance, at_step, kill};
 use super::trial::{Failure, Outcome, Trial, equal, runs};
 use super::{Case, case};
-use crate::provider::ProviderExt;
+use crate::provider::{ExecRequest, ProviderExt};
 use crate::workspace::{Operation, WorkspaceStatus};
 use crate::{ErrorKind, WorkspaceName};
 
@@ -221,6 +221,7 @@ async fn start_cut_short(trial: &Trial) -> Outcome {
         let attempt = async {
             trial.ok("stop", provider.stop(&name)).await?;
             cut.at(trial, Operation::Start, number, &name).await?;
+            status_is_true(trial, &name).await?;
             let started = trial.ok("start again", trial.provider().await?.start(&name)).await?;
             runs("start again", &started, created.id)?;
             if provider.capabilities().commands.exec {
@@ -240,6 +241,7 @@ async fn stop_cut_short(trial: &Trial) -> Outcome {
         let attempt = async {
             trial.ok("start", provider.start(&name)).await?;
             cut.at(trial, Operation::Stop, number, &name).await?;
+            status_is_true(trial, &name).await?;
             let stopped = trial.ok("stop again", trial.provider().await?.stop(&name)).await?;
             equal("stop again", &"Stopped", &stopped.status.state())?;
             let status = trial.ok("status", provider.status(&name)).await?;
@@ -263,6 +265,22 @@ async fn delete_cut_short(trial: &Trial) -> Outcome {
             trial.delete_leaves_nothing(&name).await
         };
         attempt.await.map_err(at_step(Operation::Delete, cut.word(), number, &steps))?;
+    }
+    Ok(())
+}
+
+/// What status says after a cut is what a command finds.
+async fn status_is_true(trial: &Trial, name: &WorkspaceName) -> Outcome {
+    let provider = trial.provider().await?;
+    if !provider.capabilities().commands.exec {
+        return Ok(());
+    }
+    let status = trial.ok("status after the cut", provider.status(name)).await?.status;
+    if status.is_running() {
+        trial.text(&provider, name, &["echo", "running"]).await?;
+    } else {
+        let call = provider.exec(name, ExecRequest::new(["echo"]));
+        trial.fails(format!("exec when status says {status}"), &[ErrorKind::InvalidState], call).await?;
     }
     Ok(())
 }
