@@ -37,6 +37,8 @@ pub(crate) enum Flaw {
     LeaksWhenKilled,
     DeleteWaitsForCreate,
     ReportsNothing,
+    ReportsAtTheEnd,
+    MisjudgesFollowedStreams,
     ShowsSecrets,
     CutsOutput,
     LosesExitCodes,
@@ -153,6 +155,15 @@ impl Provider for Broken {
             Flaw::LeaksWhenKilled => self.leak(name),
             _ => {}
         }
+        if self.has(Flaw::ReportsAtTheEnd) {
+            let (progress, mut events) = Progress::channel(64);
+            let reader = std::mem::replace(&mut options.progress, progress);
+            let result = self.inner.create_workspace(name, spec, options).await;
+            while let Some(event) = events.next().await {
+                reader.report(event);
+            }
+            return result;
+        }
         let mut result = self.inner.create_workspace(name, spec, options).await;
         if self.has(Flaw::LeaksWhenKilled) {
             self.leftovers.lock().unwrap().remove(name);
@@ -264,14 +275,21 @@ impl Provider for Broken {
         name: &WorkspaceName,
         options: LogsOptions,
     ) -> Result<BoxStream<'static, Result<LogLine>>> {
+        if self.has(Flaw::MisjudgesFollowedStreams) && options.follow {
+            // A stream that ends never, which is as wrong as one that ends too early.
+            return Ok(futures::stream::pending().boxed());
+        }
         self.inner.workspace_logs(name, options).await
     }
 
     async fn workspace_events(
         &self,
         name: &WorkspaceName,
-        options: EventsOptions,
+        mut options: EventsOptions,
     ) -> Result<BoxStream<'static, Result<Event>>> {
+        if self.has(Flaw::MisjudgesFollowedStreams) {
+            options.follow = false;
+        }
         self.inner.workspace_events(name, options).await
     }
 }
