@@ -1,0 +1,1 @@
+//! The public suite that holds any provider to the promises of [`Provider`](super::Provider).
