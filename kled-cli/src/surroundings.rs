@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use jiff::Timestamp;
 use kled_core::{Error, ErrorKind, Result};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -152,6 +153,8 @@ pub struct Surroundings {
     pub stderr: Sink,
     /// Whether Ctrl-C and the request to terminate are caught.
     pub catches_signals: bool,
+    /// What time it is, for ages.
+    pub clock: fn() -> Timestamp,
 }
 
 impl Surroundings {
@@ -175,10 +178,11 @@ impl Surroundings {
             stdout: Sink::Stdout,
             stderr: Sink::Stderr,
             catches_signals: true,
+            clock: Timestamp::now,
         })
     }
 
-    /// No variables, no input, outputs in memory.
+    /// No variables, no input, outputs in memory; the clock stands at the Unix epoch.
     #[must_use]
     pub fn in_memory(working_directory: impl Into<PathBuf>) -> Self {
         Self {
@@ -188,6 +192,7 @@ impl Surroundings {
             stdout: Sink::memory(),
             stderr: Sink::memory(),
             catches_signals: false,
+            clock: || Timestamp::UNIX_EPOCH,
         }
     }
 

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use kled_core::provider::ProviderSettings;
 use kled_core::workspace::Isolation;
 use kled_core::{Error, ErrorKind, ProviderName, Result};
 use serde::Serialize;
@@ -16,7 +15,7 @@ use crate::arguments::parse_duration;
 use crate::output::{Color, Format};
 
 /// The settings of one run, parsed.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Settings {
     found: BTreeMap<Key, Found>,
     providers: BTreeMap<ProviderName, BTreeMap<String, Found>>,
@@ -96,11 +95,9 @@ impl Settings {
         Ok(settings)
     }
 
-    /// The settings that the file has for a provider.
-    #[must_use]
-    pub fn of_provider(&self, name: &ProviderName) -> ProviderSettings {
-        let pairs = self.providers.get(name).into_iter().flatten();
-        pairs.map(|(key, found)| (key.clone(), found.text.clone())).collect()
+    /// The settings that the file has for a provider, text by key.
+    pub fn of_provider(&self, name: &ProviderName) -> impl Iterator<Item = (String, String)> {
+        self.providers.get(name).into_iter().flatten().map(|(key, found)| (key.clone(), found.text.clone()))
     }
 
     /// Every setting with its origin, in a fixed order.
@@ -116,6 +113,13 @@ impl Settings {
             })
         });
         keys.chain(providers).collect()
+    }
+}
+
+impl std::fmt::Debug for Settings {
+    /// What [`entries`](Self::entries) shows: providers' secrets are left out.
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_tuple("Settings").field(&self.entries()).finish()
     }
 }
 

@@ -262,16 +262,17 @@ impl ExecSession {
     ///
     /// # Errors
     /// When there is no terminal or the command has ended.
-    pub async fn resize(&self, size: TerminalSize) -> Result<()> {
-        self.control.resize(size).await
+    pub fn resize(&self, size: TerminalSize) -> BoxFuture<'_, Result<()>> {
+        // Not an async fn: its future would borrow the whole session, whose streams are not `Sync`, and not be `Send`.
+        self.control.resize(size)
     }
 
     /// Sends a signal to the command's process group.
     ///
     /// # Errors
     /// When the command has ended or the backend has no signals.
-    pub async fn signal(&self, signal: Signal) -> Result<()> {
-        self.control.signal(signal).await
+    pub fn signal(&self, signal: Signal) -> BoxFuture<'_, Result<()>> {
+        self.control.signal(signal)
     }
 
     /// Reads both outputs to their ends and waits for the end of the command.
