@@ -124,7 +124,25 @@ mod tests {
     fn every_kind_has_its_documented_code() {
         let codes: Vec<_> =
             every_kind().into_iter().map(|kind| format!("{kind}: {}", Exit::of_kind(kind).code())).collect();
-        insta::assert_snapshot!(codes.join("\n"), @"");
+        insta::assert_snapshot!(codes.join("\n"), @r#"
+        invalid-input: 2
+        not-found: 3
+        conflict: 4
+        invalid-state: 4
+        unauthenticated: 5
+        permission-denied: 5
+        repository-not-found: 3
+        revision-not-found: 3
+        command-not-found: 127
+        storage-full: 1
+        quota-exceeded: 1
+        image-unavailable: 3
+        unsupported: 7
+        timeout: 6
+        cancelled: 6
+        unavailable: 6
+        internal: 1
+        "#);
     }
 
     #[test]

@@ -15,6 +15,9 @@ use tokio::time::Instant;
 use crate::output::{Failure, workspace_table};
 use crate::{Context, Exit};
 
+/// Tells the child what it is. No option, because completions would offer one.
+const IN_BACKGROUND: &str = "KLED_IN_BACKGROUND";
+
 /// Between two looks: a workspace is marked before anything slow is done, so few are needed.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -106,6 +109,7 @@ fn spawn(context: &Context) -> Result<(Child, File)> {
     let output = tempfile::tempfile().map_err(failed)?;
     let child = Command::new(program)
         .args(arguments(&context.arguments))
+        .env(IN_BACKGROUND, "1")
         .current_dir(&context.surroundings.working_directory)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -119,15 +123,17 @@ fn spawn(context: &Context) -> Result<(Child, File)> {
 /// The same line without `--no-wait`, and quiet: only an error is of interest.
 fn arguments(line: &[OsString]) -> Vec<OsString> {
     let own = line.iter().filter(|argument| *argument != "--no-wait").cloned();
-    own.chain(["--in-background", "--quiet"].map(OsString::from)).collect()
+    own.chain(["--quiet".into()]).collect()
 }
 
-/// Leaves the terminal's session, so that neither its end nor Ctrl-C in it ends the creation.
-pub(super) fn leave_session() -> Result<()> {
-    rustix::process::setsid().map(drop).map_err(|cause| {
-        Error::new(ErrorKind::Internal, "the creation cannot leave the terminal's session")
-            .because(std::io::Error::from(cause))
-    })
+/// In the child: leaves the terminal's session, so that neither its end nor Ctrl-C in it ends the creation.
+pub(super) fn leave_session(context: &Context) {
+    if context.surroundings.variable(IN_BACKGROUND).is_some()
+        && let Err(error) = rustix::process::setsid()
+    {
+        // It leads a group of its own already, so nobody's Ctrl-C reaches it.
+        tracing::debug!(%error, "no session of its own");
+    }
 }
 
 #[cfg(test)]
@@ -137,7 +143,7 @@ mod tests {
     #[test]
     fn the_child_gets_the_same_line() {
         let line = ["workspace", "create", "demo", "--no-wait", "--repo", "."].map(OsString::from);
-        let expected = ["workspace", "create", "demo", "--repo", ".", "--in-background", "--quiet"];
+        let expected = ["workspace", "create", "demo", "--repo", ".", "--quiet"];
         assert_eq!(arguments(&line), expected.map(OsString::from));
     }
 }

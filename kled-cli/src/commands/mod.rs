@@ -105,7 +105,7 @@ Examples:
   kled workspace list -o json
   kled workspace delete demo
 
-Configuration: a flag goes before an environment variable (KLED_PROVIDER, KLED_OUTPUT, …), that before the file
+Configuration: a flag goes before an environment variable (KLED_PROVIDER, KLED_OUTPUT, …), that before the file \
 $XDG_CONFIG_HOME/kled/config.toml, that before the default. `kled config view` shows where each value came from.
 
 Exit codes:
@@ -115,6 +115,6 @@ Exit codes:
         // Writing to a string cannot fail.
         let _infallible = writeln!(text, "  {:>3}  {meaning}", exit.code());
     }
-    text.push_str("`exec` and `shell` pass the exit code of the command through, 128 plus the number of a signal.");
+    text.push_str("\n`exec` and `shell` pass the exit code of the command through, 128 plus the number of a signal.");
     text
 }

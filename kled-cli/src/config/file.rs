@@ -185,7 +185,16 @@ mod tests {
             "[providers.local]\nkey = { a = 1 }\n",
         ];
         let errors: Vec<_> = mistakes.iter().map(|text| parse(text).unwrap_err().to_string()).collect();
-        insta::assert_snapshot!(errors.join("\n"), @"");
+        insta::assert_snapshot!(errors.join("\n"), @r#"
+        unknown key in the configuration file (file: /config.toml, line: 2, column: 1, key: provdier)
+        the configuration file is malformed: string values must be quoted, expected literal string (file: /config.toml, line: 1, column: 12)
+        the configuration file is malformed: duplicate key (file: /config.toml, line: 2, column: 1)
+        the value must be a text, not array (file: /config.toml, line: 1, column: 10, key: output)
+        the value must be a table (file: /config.toml, line: 1, column: 13, key: providers)
+        the value must be a table (file: /config.toml, line: 2, column: 9, key: local)
+        malformed provider name (file: /config.toml, line: 1, column: 12, key: Local)
+        the value must be a text, not table (file: /config.toml, line: 2, column: 7, key: key)
+        "#);
     }
 
     #[test]

@@ -227,7 +227,7 @@ mod tests {
         environment.set(Key::StopTimeout, "soon", Origin::Environment("KLED_STOP_TIMEOUT"));
         let error =
             Settings::resolve(&Layer::default(), &environment, FileLayer::default(), &defaults).unwrap_err();
-        insta::assert_snapshot!(error, @"");
+        insta::assert_snapshot!(error, @r#"malformed duration (value: "soon", key: stop-timeout, origin: environment KLED_STOP_TIMEOUT)"#);
     }
 
     #[test]

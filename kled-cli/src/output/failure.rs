@@ -151,13 +151,49 @@ mod tests {
 
     #[test]
     fn each_cause_stands_once() {
-        insta::assert_snapshot!(report(&error(), Exit::TEMPORARY, Format::Table, false), @"");
+        insta::assert_snapshot!(report(&error(), Exit::TEMPORARY, Format::Table, false), @r#"
+        error: workspace_status: the workspace cannot be reached (workspace: demo, last words: one
+          two\u{1b}[2J)
+        caused by: engine does not answer: connection refused
+        hint: look whether the engine is running
+        "#);
     }
 
     #[test]
     fn programs_get_an_object() {
-        insta::assert_snapshot!(report(&error(), Exit::TEMPORARY, Format::Json, false), @"");
-        insta::assert_snapshot!(report(&error(), Exit::TEMPORARY, Format::Yaml, false), @"");
+        insta::assert_snapshot!(report(&error(), Exit::TEMPORARY, Format::Json, false), @r#"
+        {
+          "error": {
+            "kind": "unavailable",
+            "status": "temporary",
+            "operation": "workspace_status",
+            "message": "the workspace cannot be reached",
+            "context": {
+              "last words": "one\ntwo\u001b[2J",
+              "workspace": "demo"
+            },
+            "causes": [
+              "engine does not answer: connection refused"
+            ],
+            "hint": "look whether the engine is running",
+            "exitCode": 6
+          }
+        }
+        "#);
+        insta::assert_snapshot!(report(&error(), Exit::TEMPORARY, Format::Yaml, false), @r#"
+        error:
+          kind: unavailable
+          status: temporary
+          operation: workspace_status
+          message: the workspace cannot be reached
+          context:
+            last words: "one\ntwo\e[2J"
+            workspace: demo
+          causes:
+          - "engine does not answer: connection refused"
+          hint: look whether the engine is running
+          exitCode: 6
+        "#);
     }
 
     #[test]

@@ -93,8 +93,13 @@ mod tests {
         table.row(["a", "日本", "x"]);
         table.row(["long-name", "two\nlines\u{1b}[2J", ""]);
         table.styled_row([("b".into(), AnsiColor::Red.on_default()), ("é".into(), Style::new()), ("y".into(), Style::new())]);
-        insta::assert_snapshot!(table.to_text(false), @"");
+        insta::assert_snapshot!(table.to_text(false), @r#"
+        NAME        TEXT                 LAST
+        a           日本                 x
+        long-name   two lines\u{1b}[2J   -
+        b           é                    y
+        "#);
         let colored = table.to_text(true);
-        assert!(colored.contains("\u{1b}[31mb\u{1b}[0m            é"), "{colored:?}");
+        assert!(colored.contains("\u{1b}[31mb\u{1b}[0m           é"), "{colored:?}");
     }
 }

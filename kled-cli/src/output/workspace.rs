@@ -141,7 +141,12 @@ mod tests {
             workspace("a-longer-name", WorkspaceStatus::Interrupted { step: "clone".into(), message: None }),
             workspace("old", WorkspaceStatus::Stopped { since, reason: StopReason::Idle }),
         ];
-        insta::assert_snapshot!(workspace_table(&workspaces, look()), @"");
+        insta::assert_snapshot!(workspace_table(&workspaces, look()), @r#"
+        NAME            STATE         PROVIDER   REPOSITORY                        REVISION   AGE
+        demo            Running       local      https://example.com/org/app.git   main       6m40s
+        a-longer-name   Interrupted   local      https://example.com/org/app.git   main       6m40s
+        old             Stopped       local      https://example.com/org/app.git   main       6m40s
+        "#);
         assert!(workspace_table(&workspaces, Look { color: true, ..look() }).contains("\u{1b}[32mRunning\u{1b}[0m"));
     }
 
@@ -149,7 +154,26 @@ mod tests {
     fn details_show_everything_but_values_of_variables() {
         let status = WorkspaceStatus::Interrupted { step: "clone".into(), message: Some("killed".into()) };
         let text = workspace_details(&workspace("demo", status), look());
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!(text, @r#"
+        Name:         demo
+        State:        Interrupted (clone: killed)
+        Provider:     local
+        ID:           6a3f0c1e-0000-4000-8000-000000000001
+        Created:      1970-01-01T00:00:00Z (6m40s ago)
+        Expires:      1970-01-01T01:00:00Z
+        Repository:   https://example.com/org/app.git
+        Revision:     main
+        Commit:       0123abc
+        Checkout:     /data/demo/checkout
+        Isolation:    default
+        Limits:       cpu 500m, memory 1Gi
+        Labels:       team=a
+        Environment:  LEVEL, TOKEN
+        Ports:        8080
+        Conditions:
+          TYPE        STATUS   REASON       MESSAGE
+          Sandboxed   True     Bubblewrap   files and processes are kept apart
+        "#);
         assert!(!text.contains("not-shown"));
     }
 }

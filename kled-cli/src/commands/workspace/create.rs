@@ -86,9 +86,6 @@ pub(crate) struct CreateArguments {
     /// Return as soon as the workspace exists and go on in the background
     #[arg(long)]
     no_wait: bool,
-    /// What `--no-wait` starts: the creation itself, in a session of its own
-    #[arg(long, hide = true, conflicts_with = "no_wait")]
-    in_background: bool,
 }
 
 fn isolations() -> impl TypedValueParser<Value = Isolation> {
@@ -103,9 +100,7 @@ impl CreateArguments {
         if self.no_wait {
             return background::create(context, provider.as_ref(), &name).await;
         }
-        if self.in_background {
-            background::leave_session()?;
-        }
+        background::leave_session(context);
         let timeout = self.timeout.unwrap_or(context.settings.create_timeout);
         let create = |progress| provider.create_workspace(&name, &spec, CreateOptions { timeout, progress });
         let workspace = context.with_progress(create).await?;

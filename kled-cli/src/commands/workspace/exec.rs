@@ -12,7 +12,7 @@ use crate::{Context, Exit, terminal};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The command runs without a shell; its exit code becomes that of this program, 128 plus the number for an end by a
+The command runs without a shell; its exit code becomes that of this program, 128 plus the number for an end by a \
 signal. Standard input is passed on when it is not a terminal. Ctrl-C goes to the command; a second one ends it.
 
 Examples:
