@@ -1,29 +1,33 @@
 //! The concrete providers: this file is the only place that names them.
 
-use kled_core::provider::{ProviderSettings, Registry};
+use std::sync::Arc;
+
+use kled_core::provider::{Provider, ProviderSettings, Registry};
 use kled_core::{ProviderName, Result};
+use kled_providers::local::LocalProvider;
+pub use kled_providers::local::SupervisorProgram as Supervisor;
 
 use crate::config::{Key, Settings};
 
 /// The provider that is used when nobody says anything else.
 pub(crate) const DEFAULT: &str = "local";
 
-/// Stand-in.
-#[derive(Clone, Copy, Debug)]
-pub struct Supervisor;
-
-impl Supervisor {
-    /// Stand-in.
-    #[must_use]
-    pub fn this_program() -> Self {
-        Self
-    }
+/// Registers the providers that come with the program.
+pub(crate) fn registered(supervisor: Supervisor) -> Result<Registry> {
+    let mut registry = Registry::new();
+    registry.register(ProviderName::new(DEFAULT)?, move |settings| local(supervisor.clone(), settings))?;
+    Ok(registry)
 }
 
-/// Registers the providers that come with the program.
-pub(crate) fn registered(_supervisor: Supervisor) -> Result<Registry> {
-    let registry = Registry::new();
-    Ok(registry)
+async fn local(supervisor: Supervisor, mut settings: ProviderSettings) -> Result<Arc<dyn Provider>> {
+    let mut builder = LocalProvider::builder().supervisor(supervisor);
+    if let Some(root) = settings.take(Key::DataDirectory.name()) {
+        builder = builder.root(root);
+    }
+    // Without containers the key has no meaning here; a configuration shared with a build that has them stays valid.
+    let _engine = settings.take(Key::Engine.name());
+    settings.finish()?;
+    Ok(Arc::new(builder.build().await?))
 }
 
 /// The settings of a provider: its table in the file, and for the local one the keys that have their own names.

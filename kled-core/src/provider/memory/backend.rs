@@ -76,7 +76,7 @@ pub(super) struct Claim {
 /// What an operation found.
 pub(super) enum Found {
     /// It is true already.
-    Satisfied(Workspace),
+    Satisfied(Box<Workspace>),
     /// This call is the one to act.
     Claimed(Lease),
     /// Another call acts on this workspace; look again after a change. Names the workspace that is being created.
@@ -217,7 +217,7 @@ impl MemoryBackend {
                     Decision::Act if record.claim.is_none() => record,
                     Decision::Act | Decision::Wait => return Ok(Found::Busy(Some(record.id))),
                     Decision::Satisfied | Decision::Refuse => {
-                        return Ok(Found::Satisfied(record.workspace(name, &context.provider)));
+                        return Ok(Found::Satisfied(Box::new(record.workspace(name, &context.provider))));
                     }
                 }
             }
@@ -240,7 +240,7 @@ impl MemoryBackend {
             Decision::Wait => Ok(Found::Busy(None)),
             // A start must not answer "running" while a stop is about to make that untrue.
             _ if record.claim.is_some() && operation != Operation::Exec => Ok(Found::Busy(None)),
-            Decision::Satisfied => Ok(Found::Satisfied(record.workspace(name, &context.provider))),
+            Decision::Satisfied => Ok(Found::Satisfied(Box::new(record.workspace(name, &context.provider)))),
             Decision::Act => {
                 let claim = self.claim(record);
                 Ok(Found::Claimed(Lease::new(context.clone(), record.id, claim)))

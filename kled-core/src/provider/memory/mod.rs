@@ -156,7 +156,7 @@ impl MemoryProvider {
         let found = self.settle(|joined| self.backend.find_or_reserve(&context, spec, joined)).await?;
         let mut lease = match found {
             Found::Claimed(lease) => lease,
-            Found::Satisfied(workspace) => return Ok(workspace),
+            Found::Satisfied(workspace) => return Ok(*workspace),
             Found::Busy(_) => return Err(unsettled()),
         };
         let [checkout, start, ready] = CREATE_STEPS;
@@ -182,7 +182,7 @@ impl MemoryProvider {
         self.faults.at(Operation::Start, INSPECT).await?;
         let mut lease = match self.settle(|_| self.backend.find(&context)).await? {
             Found::Claimed(lease) => lease,
-            Found::Satisfied(workspace) => return Ok(workspace),
+            Found::Satisfied(workspace) => return Ok(*workspace),
             Found::Busy(_) => return Err(unsettled()),
         };
         let [start, ready] = START_STEPS;
@@ -195,7 +195,7 @@ impl MemoryProvider {
         self.faults.at(Operation::Stop, INSPECT).await?;
         let mut lease = match self.settle(|_| self.backend.find(&context)).await? {
             Found::Claimed(lease) => lease,
-            Found::Satisfied(workspace) => return Ok(workspace),
+            Found::Satisfied(workspace) => return Ok(*workspace),
             Found::Busy(_) => return Err(unsettled()),
         };
         let [end_commands, stop] = STOP_STEPS;
