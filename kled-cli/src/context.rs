@@ -78,7 +78,11 @@ impl Context {
     ///
     /// # Errors
     /// As [`print`](Self::print).
-    pub fn print_item<T: Serialize>(&self, item: &T, human: impl FnOnce(Look) -> String) -> Result<(), Failure> {
+    pub fn print_item<T: Serialize>(
+        &self,
+        item: &T,
+        human: impl FnOnce(Look) -> String,
+    ) -> Result<(), Failure> {
         let text = self.settings.output.item(item)?.unwrap_or_else(|| human(self.look()));
         self.print_text(&text)
     }

@@ -173,7 +173,8 @@ impl Runner {
     fn parse(&self, arguments: &[OsString]) -> Result<(GlobalArguments, Chosen<'_>), clap::Error> {
         let mut matches = self.definition().try_get_matches_from(arguments)?;
         if let Some((name, custom)) = matches.subcommand()
-            && let Some(command) = self.commands.iter().find(|command| command.definition().get_name() == name)
+            && let Some(command) =
+                self.commands.iter().find(|command| command.definition().get_name() == name)
         {
             let global = GlobalArguments::from_arg_matches(&matches)?;
             return Ok((global, Chosen::Custom(command.as_ref(), custom.clone())));
@@ -305,13 +306,16 @@ impl Reporting {
 
 /// The value of an option in a line that may not be well formed. What follows `--` belongs to a command.
 fn early_value(arguments: &[OsString], long: &str, short: Option<&str>) -> Option<String> {
-    let texts: Vec<_> = arguments.iter().map_while(|text| text.to_str()).take_while(|text| *text != "--").collect();
+    let texts: Vec<_> =
+        arguments.iter().map_while(|text| text.to_str()).take_while(|text| *text != "--").collect();
     texts.iter().enumerate().find_map(|(index, text)| {
         if *text == long || Some(*text) == short {
             return texts.get(index + 1).map(|value| (*value).to_owned());
         }
         let joined = text.strip_prefix(long).and_then(|rest| rest.strip_prefix('='));
-        joined.or_else(|| text.strip_prefix(short?).map(|rest| rest.trim_start_matches('='))).map(str::to_owned)
+        joined
+            .or_else(|| text.strip_prefix(short?).map(|rest| rest.trim_start_matches('=')))
+            .map(str::to_owned)
     })
 }
 
@@ -323,7 +327,8 @@ fn start_tracing(verbose: u8) {
         2 => tracing::Level::DEBUG,
         _ => tracing::Level::TRACE,
     };
-    let subscriber = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_max_level(level);
+    let subscriber =
+        tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_max_level(level);
     let _kept = tracing::subscriber::set_global_default(subscriber.finish());
 }
 
@@ -337,7 +342,9 @@ mod tests {
             let arguments: Vec<_> = line.split(' ').map(OsString::from).collect();
             early_value(&arguments, "--output", Some("-o"))
         };
-        for line in ["kled -o json", "kled x --output json", "kled --output=json", "kled -ojson", "kled -o=json"] {
+        for line in
+            ["kled -o json", "kled x --output json", "kled --output=json", "kled -ojson", "kled -o=json"]
+        {
             assert_eq!(value(line).as_deref(), Some("json"), "{line}");
         }
         for line in ["kled", "kled exec x -- -o json", "kled -o"] {

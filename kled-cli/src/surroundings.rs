@@ -86,7 +86,9 @@ impl Sink {
         match self {
             Self::Stdout => through(io::stdout().lock(), bytes),
             Self::Stderr => through(io::stderr().lock(), bytes),
-            Self::Memory(buffer) => through(&mut *buffer.lock().unwrap_or_else(PoisonError::into_inner), bytes),
+            Self::Memory(buffer) => {
+                through(&mut *buffer.lock().unwrap_or_else(PoisonError::into_inner), bytes)
+            }
         }
     }
 

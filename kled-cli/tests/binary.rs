@@ -55,7 +55,8 @@ fn every_help_text() {
 
 #[test]
 fn every_command_teaches_by_example() {
-    for command in ["create", "list", "status", "start", "stop", "delete", "exec", "logs", "shell", "events"] {
+    for command in ["create", "list", "status", "start", "stop", "delete", "exec", "logs", "shell", "events"]
+    {
         let help = stdout(&run(&format!("workspace {command} -h")));
         assert!(help.contains(&format!("  kled workspace {command} ")), "{command}: {help}");
     }
@@ -63,7 +64,8 @@ fn every_command_teaches_by_example() {
 
 #[test]
 fn a_malformed_line_is_a_usage_error() {
-    for line in ["", "nonsense", "workspace", "workspace status", "workspace status UPPER", "version -o xml"] {
+    for line in ["", "nonsense", "workspace", "workspace status", "workspace status UPPER", "version -o xml"]
+    {
         let output = run(line);
         assert_eq!(output.status.code(), Some(2), "{line}");
         assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{line}");
@@ -88,14 +90,15 @@ fn completions_are_made_for_every_shell() {
         let output = run(&format!("completions {shell}"));
         assert_eq!(output.status.code(), Some(0), "{shell}");
         let script = stdout(&output);
-        assert!(script.contains("--idle-timeout") && output.stderr.is_empty(), "{shell}");
+        assert!(script.contains("idle-timeout") && output.stderr.is_empty(), "{shell}");
     }
 }
 
 #[test]
 fn bash_accepts_its_completions() {
     let script = run("completions bash").stdout;
-    let mut bash = Command::new("bash").arg("-n").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut bash =
+        Command::new("bash").arg("-n").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     bash.stdin.take().unwrap().write_all(&script).unwrap();
     let checked = bash.wait_with_output().unwrap();
     assert!(checked.status.success() && checked.stderr.is_empty(), "{}", stderr(&checked));
@@ -106,7 +109,11 @@ fn the_configuration_shows_where_each_value_came_from() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("kled/config.toml");
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-    std::fs::write(&file, "output = \"yaml\"\nisolation = \"process\"\n\n[providers.other]\nregion = \"north\"\n").unwrap();
+    std::fs::write(
+        &file,
+        "output = \"yaml\"\nisolation = \"process\"\n\n[providers.other]\nregion = \"north\"\n",
+    )
+    .unwrap();
     let view = |arguments: &[&str]| {
         kled()
             .env("XDG_CONFIG_HOME", folder.path())
@@ -184,5 +191,9 @@ fn a_full_disk_is_an_error() {
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let output = kled().arg("version").stdout(full).stderr(Stdio::piped()).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).starts_with("error: the result cannot be written\ncaused by: "), "{}", stderr(&output));
+    assert!(
+        stderr(&output).starts_with("error: the result cannot be written\ncaused by: "),
+        "{}",
+        stderr(&output)
+    );
 }

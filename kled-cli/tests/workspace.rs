@@ -18,16 +18,25 @@ async fn a_workspace_from_create_to_delete() {
     insta::assert_snapshot!("list_yaml", without_ids(&program.run("ws ls -o yaml").await.transcript()));
 
     assert_eq!(program.run("workspace stop demo --quiet").await.code, 0);
-    insta::assert_snapshot!("status_stopped", without_ids(&program.run("workspace status demo").await.transcript()));
+    insta::assert_snapshot!(
+        "status_stopped",
+        without_ids(&program.run("workspace status demo").await.transcript())
+    );
     let refused = program.run("workspace exec demo -- true").await;
     insta::assert_snapshot!("exec_in_stopped", refused.transcript());
 
     let started = program.run("workspace start demo -o json").await;
-    assert_eq!(serde_json::from_str::<serde_json::Value>(&started.stdout).unwrap()["status"]["state"], "running");
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(&started.stdout).unwrap()["status"]["state"],
+        "running"
+    );
 
     insta::assert_snapshot!("delete_table", program.run("workspace delete demo gone").await.transcript());
     assert_eq!(program.run("workspace status demo").await.code, 3);
-    assert_eq!(program.run("workspace list").await.transcript(), "exit code 0\n--- stdout\n--- stderr\nno workspaces\n");
+    assert_eq!(
+        program.run("workspace list").await.transcript(),
+        "exit code 0\n--- stdout\n--- stderr\nno workspaces\n"
+    );
     assert_eq!(program.run("workspace list -o json").await.stdout, "[]\n");
 }
 
@@ -44,7 +53,8 @@ async fn another_spec_under_the_same_name_is_a_conflict() {
     let program = Program::default();
     program.run(CREATE).await;
     assert_eq!(program.run(CREATE).await.code, 0, "the same create again is a success");
-    let conflict = program.run("workspace create demo --repo https://example.com/org/other.git --quiet").await;
+    let conflict =
+        program.run("workspace create demo --repo https://example.com/org/other.git --quiet").await;
     insta::assert_snapshot!("conflict", conflict.transcript());
 }
 
@@ -65,7 +75,8 @@ async fn a_local_path_is_stored_absolute() {
     let mut names = Vec::new();
     for (place, repository) in [("app", "."), ("app/src", ".."), ("", "app"), ("app", "./src/..")] {
         let line = format!("workspace create --repo {repository} -o json --quiet");
-        let run = program.run_with(&line, |surroundings| surroundings.working_directory = root.join(place)).await;
+        let run =
+            program.run_with(&line, |surroundings| surroundings.working_directory = root.join(place)).await;
         let created: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
         assert_eq!(created["spec"]["source"]["repository"], root.join("app").to_str().unwrap());
         names.push(created["name"].as_str().unwrap().to_owned());
@@ -91,7 +102,10 @@ async fn exec_passes_streams_and_exit_codes() {
     let program = Program::default();
     program.run(CREATE).await;
     assert_eq!(program.run("workspace exec demo -- echo hello -o json").await.stdout, "hello -o json\n");
-    assert_eq!(program.run("workspace exec demo -- false").await.transcript(), "exit code 1\n--- stdout\n--- stderr\n");
+    assert_eq!(
+        program.run("workspace exec demo -- false").await.transcript(),
+        "exit code 1\n--- stdout\n--- stderr\n"
+    );
     assert_eq!(program.run("workspace exec demo -e LEVEL=debug -- env").await.stdout, "LEVEL=debug\n");
     let input: Vec<_> = (0..300_000_u32).map(|number| b'a' + (number % 26) as u8).collect();
     let copied = program.run_with_input("workspace exec demo -- cat", &input).await;
@@ -104,7 +118,10 @@ async fn exec_passes_streams_and_exit_codes() {
 async fn exec_errors_have_their_own_codes() {
     let program = Program::default();
     program.run(CREATE).await;
-    insta::assert_snapshot!("command_not_found", program.run("workspace exec demo -- missing").await.transcript());
+    insta::assert_snapshot!(
+        "command_not_found",
+        program.run("workspace exec demo -- missing").await.transcript()
+    );
     assert_eq!(program.run("workspace exec gone -- true").await.code, 3);
     assert_eq!(program.run("workspace exec demo true").await.code, 2, "the command stands after --");
 }
@@ -126,7 +143,9 @@ async fn logs_and_events_are_lines_or_arrays() {
 #[tokio::test]
 async fn malformed_values_are_usage_errors_and_secrets_are_not_repeated() {
     let program = Program::default();
-    for options in ["--memory 4GB", "--env 1A=x", "--idle-timeout soon", "--path ../x", "--branch a..b", "--port 0"] {
+    for options in
+        ["--memory 4GB", "--env 1A=x", "--idle-timeout soon", "--path ../x", "--branch a..b", "--port 0"]
+    {
         let run = program.run(&format!("workspace create demo --repo https://example.com/a {options}")).await;
         assert_eq!(run.code, 2, "{options}: {run:?}");
         assert!(run.stdout.is_empty() && run.stderr.starts_with("error: "), "{run:?}");
@@ -162,7 +181,10 @@ async fn providers_are_listed_with_what_they_can_do() {
     let listed = program.run("provider list -o json").await;
     let providers: Vec<serde_json::Value> = serde_json::from_str(&listed.stdout).unwrap();
     let memory = providers.iter().find(|provider| provider["name"] == "memory").unwrap();
-    assert_eq!((&memory["default"], &memory["capabilities"]["commands"]["exec"]), (&true.into(), &true.into()));
+    assert_eq!(
+        (&memory["default"], &memory["capabilities"]["commands"]["exec"]),
+        (&true.into(), &true.into())
+    );
     assert!(program.run("provider list").await.stdout.starts_with("NAME"), "{listed:?}");
 }
 

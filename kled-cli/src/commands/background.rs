@@ -31,9 +31,10 @@ pub(super) async fn create(
     name: &WorkspaceName,
 ) -> Result<Exit, Failure> {
     if !provider.capabilities().durable {
-        let error = Error::new(ErrorKind::Unsupported, "workspaces of this provider do not outlive the process")
-            .with("provider", provider.name())
-            .hint("leave --no-wait out");
+        let error =
+            Error::new(ErrorKind::Unsupported, "workspaces of this provider do not outlive the process")
+                .with("provider", provider.name())
+                .hint("leave --no-wait out");
         return Err(error.into());
     }
     let (mut child, output) = spawn(context)?;
@@ -66,7 +67,9 @@ pub(super) async fn create(
 async fn existing(provider: &dyn Provider, name: &WorkspaceName) -> Result<Option<Workspace>> {
     match provider.workspace_status(name, StatusOptions::default()).await {
         Ok(workspace) => match workspace.status {
-            WorkspaceStatus::Interrupted { .. } | WorkspaceStatus::Failed { .. } | WorkspaceStatus::Deleting => Ok(None),
+            WorkspaceStatus::Interrupted { .. }
+            | WorkspaceStatus::Failed { .. }
+            | WorkspaceStatus::Deleting => Ok(None),
             // One that was there before: whether it is the one asked for is for the creation to say, and it says so at
             // once.
             WorkspaceStatus::Running { .. } | WorkspaceStatus::Stopped { .. } => Ok(None),
@@ -104,7 +107,8 @@ fn lost(cause: std::io::Error) -> Error {
 /// Runs this program again without `--no-wait`. Its errors go to a file without a name, which is gone with the last
 /// process that has it open: a pipe would end the creation once this process is gone.
 fn spawn(context: &Context) -> Result<(Child, File)> {
-    let failed = |cause| Error::new(ErrorKind::Internal, "the creation cannot go on in the background").because(cause);
+    let failed =
+        |cause| Error::new(ErrorKind::Internal, "the creation cannot go on in the background").because(cause);
     let program = std::env::current_exe().map_err(failed)?;
     let output = tempfile::tempfile().map_err(failed)?;
     let child = Command::new(program)

@@ -115,6 +115,8 @@ Exit codes:
         // Writing to a string cannot fail.
         let _infallible = writeln!(text, "  {:>3}  {meaning}", exit.code());
     }
-    text.push_str("\n`exec` and `shell` pass the exit code of the command through, 128 plus the number of a signal.");
+    text.push_str(
+        "\n`exec` and `shell` pass the exit code of the command through, 128 plus the number of a signal.",
+    );
     text
 }

@@ -56,8 +56,17 @@ async fn list(context: &Context) -> Result<Exit, Failure> {
         listed.push(Listed { name: name.clone(), default, capabilities, error });
     }
     context.print(&listed, |look| {
-        let mut table =
-            Table::new(["NAME", "DEFAULT", "ISOLATIONS", "SANDBOX", "CPU", "MEMORY", "DISK", "COMMANDS", "PROBLEM"]);
+        let mut table = Table::new([
+            "NAME",
+            "DEFAULT",
+            "ISOLATIONS",
+            "SANDBOX",
+            "CPU",
+            "MEMORY",
+            "DISK",
+            "COMMANDS",
+            "PROBLEM",
+        ]);
         listed.iter().for_each(|provider| table.row(cells(provider)));
         table.to_text(look.color)
     })?;
@@ -73,7 +82,9 @@ fn cells(provider: &Listed) -> Vec<String> {
     let (sandbox, commands) = (&capabilities.sandbox, &capabilities.commands);
     cells.push(capabilities.isolations.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
     cells.push(chosen([("files", sandbox.files), ("processes", sandbox.processes)]));
-    cells.extend([&capabilities.limits.cpu, &capabilities.limits.memory, &capabilities.limits.disk].map(enforced));
+    cells.extend(
+        [&capabilities.limits.cpu, &capabilities.limits.memory, &capabilities.limits.disk].map(enforced),
+    );
     cells.push(chosen([
         ("exec", commands.exec),
         ("terminal", commands.terminal),

@@ -172,7 +172,9 @@ async fn pass_output(mut from: Pin<Box<dyn AsyncRead + Send>>, mut to: Writer) -
     let mut buffer = vec![0; CHUNK];
     loop {
         let count = from.read(&mut buffer).await.map_err(|cause| {
-            Error::new(ErrorKind::Unavailable, "the command's output was cut off").during("exec").because(cause)
+            Error::new(ErrorKind::Unavailable, "the command's output was cut off")
+                .during("exec")
+                .because(cause)
         })?;
         if count == 0 {
             return Ok(());

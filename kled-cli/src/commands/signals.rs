@@ -35,5 +35,6 @@ impl Signals {
 
 /// Every arrival of a signal.
 pub(crate) fn stream(kind: SignalKind) -> Result<unix::Signal> {
-    unix::signal(kind).map_err(|cause| Error::new(ErrorKind::Internal, "signals cannot be caught").because(cause))
+    unix::signal(kind)
+        .map_err(|cause| Error::new(ErrorKind::Internal, "signals cannot be caught").because(cause))
 }

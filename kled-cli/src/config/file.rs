@@ -43,7 +43,9 @@ pub fn read_file(flag: Option<&Path>, surroundings: &Surroundings) -> Result<(Op
     let path = surroundings.working_directory.join(path);
     match std::fs::read_to_string(&path) {
         Ok(text) => FileLayer::parse(&path, &text).map(|layer| (Some(path), layer)),
-        Err(cause) if !required && cause.kind() == io::ErrorKind::NotFound => Ok((None, FileLayer::default())),
+        Err(cause) if !required && cause.kind() == io::ErrorKind::NotFound => {
+            Ok((None, FileLayer::default()))
+        }
         Err(cause) => Err(Error::new(ErrorKind::InvalidInput, "the configuration file cannot be read")
             .with("file", path.display())
             .because(cause)),
@@ -88,14 +90,18 @@ impl FileLayer {
         let document = Document { path, text };
         let table = DeTable::parse(text).map_err(|cause| {
             let reason = cause.message().lines().next().unwrap_or_default().to_owned();
-            document.error(cause.span().unwrap_or_default(), format!("the configuration file is malformed: {reason}"))
+            document.error(
+                cause.span().unwrap_or_default(),
+                format!("the configuration file is malformed: {reason}"),
+            )
         })?;
         let mut layer = Self::default();
         for (name, value) in table.get_ref() {
             match name.get_ref().as_ref() {
                 PROVIDERS => layer.providers = providers(&document, value)?,
                 text => {
-                    let key = Key::from_name(text).ok_or_else(|| unknown_key(&document, name.span(), text))?;
+                    let key =
+                        Key::from_name(text).ok_or_else(|| unknown_key(&document, name.span(), text))?;
                     let text = scalar(&document, key.name(), value)?;
                     layer.keys.0.insert(key, document.found(name.span(), text));
                 }
@@ -131,7 +137,10 @@ fn table<'a, 'i>(
     value: &'a Spanned<DeValue<'i>>,
 ) -> Result<&'a DeTable<'i>> {
     value.get_ref().as_table().ok_or_else(|| {
-        document.error(value.span(), "the value must be a table").with("key", key).hint("write [providers.NAME]")
+        document
+            .error(value.span(), "the value must be a table")
+            .with("key", key)
+            .hint("write [providers.NAME]")
     })
 }
 

@@ -116,6 +116,7 @@ fn default_data_directory(surroundings: &Surroundings) -> Option<String> {
 
 /// A folder by the XDG base directory specification, which says that a relative path has to be ignored.
 fn base_folder(surroundings: &Surroundings, variable: &str, below_home: &str) -> Option<PathBuf> {
-    let absolute = |name: &str| surroundings.variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let absolute =
+        |name: &str| surroundings.variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
     absolute(variable).or_else(|| absolute("HOME").map(|home| home.join(below_home)))
 }

@@ -61,7 +61,9 @@ impl Settings {
     pub fn resolve(flags: &Layer, environment: &Layer, file: FileLayer, defaults: &Layer) -> Result<Self> {
         let mut found = BTreeMap::new();
         for key in Key::ALL {
-            if let Some(first) = [flags, environment, &file.keys, defaults].into_iter().find_map(|layer| layer.get(key)) {
+            if let Some(first) =
+                [flags, environment, &file.keys, defaults].into_iter().find_map(|layer| layer.get(key))
+            {
                 found.insert(key, first.clone());
             }
         }
@@ -85,13 +87,20 @@ impl Settings {
     ///
     /// # Errors
     /// What [`read_file`](super::read_file) and [`resolve`](Self::resolve) answer.
-    pub fn load(flags: &Layer, file: Option<&Path>, surroundings: &Surroundings, provider: &str) -> Result<Self> {
+    pub fn load(
+        flags: &Layer,
+        file: Option<&Path>,
+        surroundings: &Surroundings,
+        provider: &str,
+    ) -> Result<Self> {
         let (_, file) = super::read_file(file, surroundings)?;
         let environment = Layer::of_environment(surroundings);
         let mut settings =
             Self::resolve(flags, &environment, file, &Layer::of_defaults(surroundings, provider))?;
-        settings.data_directory =
-            settings.found.get(&Key::DataDirectory).map(|found| located(found, &surroundings.working_directory));
+        settings.data_directory = settings
+            .found
+            .get(&Key::DataDirectory)
+            .map(|found| located(found, &surroundings.working_directory));
         Ok(settings)
     }
 
@@ -143,11 +152,7 @@ fn located(found: &Found, working_directory: &Path) -> PathBuf {
     base.join(&found.text)
 }
 
-fn parsed<T>(
-    found: &BTreeMap<Key, Found>,
-    key: Key,
-    parse: impl FnOnce(&str) -> Result<T>,
-) -> Result<T> {
+fn parsed<T>(found: &BTreeMap<Key, Found>, key: Key, parse: impl FnOnce(&str) -> Result<T>) -> Result<T> {
     let Some(found) = found.get(&key) else {
         return Err(Error::new(ErrorKind::InvalidInput, "a setting has no value").with("key", key.name()));
     };
@@ -232,8 +237,10 @@ mod tests {
 
     #[test]
     fn a_path_is_relative_to_where_it_is_written() {
-        let in_file = Found { text: "data".into(), origin: Origin::File { path: "/etc/kled.toml".into(), line: 1 } };
-        let in_environment = Found { text: "data".into(), origin: Origin::Environment("KLED_DATA_DIRECTORY") };
+        let in_file =
+            Found { text: "data".into(), origin: Origin::File { path: "/etc/kled.toml".into(), line: 1 } };
+        let in_environment =
+            Found { text: "data".into(), origin: Origin::Environment("KLED_DATA_DIRECTORY") };
         assert_eq!(located(&in_file, Path::new("/work")), Path::new("/etc/data"));
         assert_eq!(located(&in_environment, Path::new("/work")), Path::new("/work/data"));
     }

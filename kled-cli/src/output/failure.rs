@@ -140,7 +140,8 @@ mod tests {
 
     fn error() -> Error {
         let inner = io::Error::other("connection refused");
-        let middle = Error::new(ErrorKind::Unavailable, "engine does not answer: connection refused").because(inner);
+        let middle =
+            Error::new(ErrorKind::Unavailable, "engine does not answer: connection refused").because(inner);
         Error::new(ErrorKind::Unavailable, "the workspace cannot be reached")
             .during("workspace_status")
             .with("workspace", "demo")

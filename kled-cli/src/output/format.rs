@@ -49,7 +49,9 @@ impl Format {
         match self {
             Self::Table => Ok(None),
             Self::Json => serde_json::to_string(value).map(|text| Some(text + "\n")).map_err(broken),
-            Self::Yaml => serde_saphyr::to_string(value).map(|text| Some(format!("---\n{text}"))).map_err(broken),
+            Self::Yaml => {
+                serde_saphyr::to_string(value).map(|text| Some(format!("---\n{text}"))).map_err(broken)
+            }
         }
     }
 }

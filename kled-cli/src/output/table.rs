@@ -60,7 +60,12 @@ impl Table {
     pub fn to_text(&self, color: bool) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or_default();
         let width = |column: usize| {
-            self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.text.width()).max().unwrap_or_default()
+            self.rows
+                .iter()
+                .filter_map(|row| row.get(column))
+                .map(|cell| cell.text.width())
+                .max()
+                .unwrap_or_default()
         };
         let widths: Vec<_> = (0..columns).map(width).collect();
         self.rows.iter().map(|row| line(row, &widths, color)).collect()
@@ -92,7 +97,11 @@ mod tests {
         let mut table = Table::new(["NAME", "TEXT", "LAST"]);
         table.row(["a", "日本", "x"]);
         table.row(["long-name", "two\nlines\u{1b}[2J", ""]);
-        table.styled_row([("b".into(), AnsiColor::Red.on_default()), ("é".into(), Style::new()), ("y".into(), Style::new())]);
+        table.styled_row([
+            ("b".into(), AnsiColor::Red.on_default()),
+            ("é".into(), Style::new()),
+            ("y".into(), Style::new()),
+        ]);
         insta::assert_snapshot!(table.to_text(false), @r#"
         NAME        TEXT                 LAST
         a           日本                 x

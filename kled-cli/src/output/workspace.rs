@@ -67,7 +67,8 @@ fn source_lines(workspace: &Workspace) -> Vec<(&'static str, String)> {
 
 fn spec_lines(workspace: &Workspace) -> Vec<(&'static str, String)> {
     let spec = &workspace.spec;
-    let limits = [("cpu", &spec.resources.cpu), ("memory", &spec.resources.memory), ("disk", &spec.resources.disk)];
+    let limits =
+        [("cpu", &spec.resources.cpu), ("memory", &spec.resources.memory), ("disk", &spec.resources.disk)];
     let limits: Vec<_> =
         limits.into_iter().filter_map(|(name, limit)| Some(format!("{name} {}", limit.as_ref()?))).collect();
     let joined = |items: Vec<String>| items.join(", ");
@@ -129,7 +130,12 @@ mod tests {
             status,
             created: Timestamp::UNIX_EPOCH,
             checkout: Some(Checkout { path: "/data/demo/checkout".into(), commit: "0123abc".into() }),
-            conditions: vec![Condition::new("Sandboxed", true, "Bubblewrap", "files and processes are kept apart")],
+            conditions: vec![Condition::new(
+                "Sandboxed",
+                true,
+                "Bubblewrap",
+                "files and processes are kept apart",
+            )],
         }
     }
 
@@ -147,7 +153,10 @@ mod tests {
         a-longer-name   Interrupted   local      https://example.com/org/app.git   main       6m40s
         old             Stopped       local      https://example.com/org/app.git   main       6m40s
         "#);
-        assert!(workspace_table(&workspaces, Look { color: true, ..look() }).contains("\u{1b}[32mRunning\u{1b}[0m"));
+        assert!(
+            workspace_table(&workspaces, Look { color: true, ..look() })
+                .contains("\u{1b}[32mRunning\u{1b}[0m")
+        );
     }
 
     #[test]

@@ -48,11 +48,16 @@ impl Program {
     pub async fn run_with(&self, line: &str, change: impl FnOnce(&mut Surroundings)) -> Run {
         let mut surroundings = Surroundings::in_memory("/");
         change(&mut surroundings);
-        let arguments: Vec<_> = ["kled"].into_iter().chain(line.split_whitespace()).map(str::to_owned).collect();
+        let arguments: Vec<_> =
+            ["kled"].into_iter().chain(line.split_whitespace()).map(str::to_owned).collect();
         let runner = self.runner().surroundings(surroundings.clone());
         let code = runner.run_async(arguments).await.code();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        Run { code, stdout: text(surroundings.stdout.contents()), stderr: text(surroundings.stderr.contents()) }
+        Run {
+            code,
+            stdout: text(surroundings.stdout.contents()),
+            stderr: text(surroundings.stderr.contents()),
+        }
     }
 
     pub async fn run_with_input(&self, line: &str, input: &[u8]) -> Run {

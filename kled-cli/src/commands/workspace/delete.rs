@@ -56,11 +56,12 @@ impl DeleteArguments {
     }
 }
 
+/// What was removed in detail stands in the events, which standard error has shown, and in the other formats.
 fn table(deleted: &[Deleted]) -> Table {
-    let mut table = Table::new(["NAME", "RESULT", "PROVIDER", "REMOVED"]);
+    let mut table = Table::new(["NAME", "RESULT", "PROVIDER"]);
     for Deleted { name, provider, deletion } in deleted {
         let result = if deletion.existed { "deleted" } else { "was absent" };
-        table.row([name.to_string(), result.to_owned(), provider.to_string(), deletion.removed.join(", ")]);
+        table.row([name.to_string(), result.to_owned(), provider.to_string()]);
     }
     table
 }

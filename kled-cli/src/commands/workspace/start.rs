@@ -24,7 +24,8 @@ impl StartArguments {
     pub(crate) async fn run(&self, context: &Context) -> Result<Exit, Failure> {
         let timeout = self.timeout.unwrap_or(context.settings.start_timeout);
         let provider = context.provider().await?;
-        let start = |progress| provider.start_workspace(&self.workspace.name, StartOptions { timeout, progress });
+        let start =
+            |progress| provider.start_workspace(&self.workspace.name, StartOptions { timeout, progress });
         let workspace = context.with_progress(start).await?;
         print_workspace(context, &workspace)
     }

@@ -11,7 +11,9 @@ use crate::output::Failure;
 use crate::{Context, Exit};
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  kled workspace stop demo\n  kled workspace stop demo --grace-period 30s")]
+#[command(
+    after_help = "Examples:\n  kled workspace stop demo\n  kled workspace stop demo --grace-period 30s"
+)]
 pub(crate) struct StopArguments {
     #[command(flatten)]
     workspace: Named,
