@@ -238,8 +238,6 @@ fn kubelet_configuration(slot: &Slot, entrance: &Entrance, api: &ApiServer) -> R
         // Machines without systemd, or still with version 1, are test machines too.
         "cgroupDriver": "cgroupfs",
         "failCgroupV1": false,
-        "cgroupsPerQOS": false,
-        "enforceNodeAllocatable": [],
         // What root may not do on some machines, as in a user namespace, is not worth an error.
         "featureGates": {"KubeletInUserNamespace": true},
         "oomScoreAdj": 0,
