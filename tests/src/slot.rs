@@ -10,9 +10,11 @@
 
 use std::env;
 use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{cgroup, ledger, link};
 
@@ -136,7 +138,13 @@ pub fn sweep_all() -> Result<usize> {
 fn base_directory() -> Result<PathBuf> {
     let user = rustix::process::getuid().as_raw();
     let base = env::temp_dir().join(format!("kled-tests-{user}"));
-    fs::create_dir_all(&base).with_context(|| format!("create {}", base.display()))?;
+    match fs::DirBuilder::new().mode(0o700).create(&base) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        created => created.with_context(|| format!("create {}", base.display()))?,
+    }
+    // Anyone can make a directory of that name in a temporary folder, and we are about to end what its ledgers name.
+    let owner = fs::symlink_metadata(&base)?;
+    ensure!(owner.is_dir() && owner.uid() == user, "{} is not a directory of ours", base.display());
     Ok(base)
 }
 
