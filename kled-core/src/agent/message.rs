@@ -1,0 +1,78 @@
+//! What the two sides say.
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::provider::{Command, ExitStatus, Signal, TerminalSize};
+use crate::{Error, ErrorKind};
+
+/// What the driver says to the agent. The first message is a request; the rest belong to a running command.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ClientMessage {
+    /// Run a command.
+    Exec(Command),
+    /// What runs here?
+    Status,
+    /// End all commands, then the agent.
+    Shutdown {
+        /// Between the request to end and the kill, in milliseconds.
+        grace_milliseconds: u64,
+    },
+    /// Bytes for the command's standard input.
+    Stdin(Bytes),
+    /// The end of its standard input.
+    StdinEnd,
+    /// A new size of its terminal.
+    Resize(TerminalSize),
+    /// A signal for its process group.
+    Signal(Signal),
+}
+
+/// What the agent says to the driver.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AgentMessage {
+    /// The command was started.
+    Started {
+        /// Its process, as the workspace numbers it.
+        process: u32,
+    },
+    /// Bytes of its standard output or terminal.
+    Stdout(Bytes),
+    /// Bytes of its standard error.
+    Stderr(Bytes),
+    /// It ended, and all of its output was sent before. The last message.
+    Exited(ExitStatus),
+    /// The request failed. The last message.
+    Failed(Failure),
+    /// The answer to [`ClientMessage::Status`].
+    Status(AgentStatus),
+}
+
+/// Why a request failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    /// What the caller can do about it.
+    pub kind: ErrorKind,
+    /// One line.
+    pub message: String,
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        Self::new(failure.kind, failure.message)
+    }
+}
+
+/// What runs in a workspace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentStatus {
+    /// The version of the agent.
+    pub version: String,
+    /// Commands that run now, detached ones included.
+    pub commands: u32,
+    /// When a command last began or ended.
+    pub last_activity: Timestamp,
+}
