@@ -9,7 +9,7 @@ use kled_core::provider::Faults;
 use kled_core::{Error, ErrorKind, ProviderName, Result};
 
 use super::process::{ProcessProvider, Settings};
-use super::{EnvironmentAndFileSecrets, LocalProvider, SupervisorProgram};
+use super::{EnvironmentAndFileSecrets, LocalProvider, Sandbox, SupervisorProgram};
 
 /// Builds a [`LocalProvider`]. Setters never fail.
 #[derive(Debug)]
@@ -17,9 +17,11 @@ use super::{EnvironmentAndFileSecrets, LocalProvider, SupervisorProgram};
 pub struct LocalProviderBuilder {
     name: String,
     root: Option<PathBuf>,
+    home: Option<PathBuf>,
     supervisor: Option<SupervisorProgram>,
     secrets: Arc<dyn SecretSource>,
     faults: Faults,
+    sandbox: Option<Sandbox>,
 }
 
 impl Default for LocalProviderBuilder {
@@ -27,9 +29,11 @@ impl Default for LocalProviderBuilder {
         Self {
             name: "local".into(),
             root: None,
+            home: None,
             supervisor: None,
             secrets: Arc::new(EnvironmentAndFileSecrets),
             faults: Faults::none(),
+            sandbox: None,
         }
     }
 }
@@ -48,6 +52,12 @@ impl LocalProviderBuilder {
         self
     }
 
+    /// The home folder of the user: commands see the toolchains in it and nothing else. Default: `$HOME`.
+    pub fn home(mut self, home: impl Into<PathBuf>) -> Self {
+        self.home = Some(home.into());
+        self
+    }
+
     /// The program that supervises workspaces. Without one, workspaces can be looked at and deleted only.
     pub fn supervisor(mut self, supervisor: SupervisorProgram) -> Self {
         self.supervisor = Some(supervisor);
@@ -57,6 +67,12 @@ impl LocalProviderBuilder {
     /// Where secret references are resolved. Default: [`EnvironmentAndFileSecrets`].
     pub fn secret_source(mut self, secrets: Arc<dyn SecretSource>) -> Self {
         self.secrets = secrets;
+        self
+    }
+
+    /// The sandbox of processes, where it works. Default: the strongest one that works.
+    pub fn sandbox(mut self, sandbox: Sandbox) -> Self {
+        self.sandbox = Some(sandbox);
         self
     }
 
@@ -85,10 +101,11 @@ impl LocalProviderBuilder {
         let process = ProcessProvider::new(Settings {
             name,
             root,
-            user_home: folders.home_dir().to_owned(),
+            user_home: self.home.unwrap_or_else(|| folders.home_dir().to_owned()),
             supervisor: self.supervisor,
             secrets: self.secrets,
             faults: self.faults,
+            sandbox: self.sandbox,
         });
         Ok(LocalProvider::new(process, container))
     }

@@ -31,7 +31,7 @@ use kled_core::{Error, ErrorKind, ProviderName, Result, WorkspaceName};
 
 pub use builder::LocalProviderBuilder;
 use process::ProcessProvider;
-pub use process::SupervisorProgram;
+pub use process::{Sandbox, SupervisorProgram};
 pub use secrets::EnvironmentAndFileSecrets;
 
 /// Workspaces on this machine: processes, and containers where an engine answers. See the [module](self).

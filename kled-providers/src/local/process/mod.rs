@@ -43,7 +43,7 @@ pub use launch::SupervisorProgram;
 use cgroup::Hierarchy;
 use layout::{Folder, Lock, Root, blocking, read_json};
 use record::{Observed, Record};
-use sandbox::Sandbox;
+pub use sandbox::Sandbox;
 
 /// Workspaces as processes of this machine, sandboxed unless the spec asks for none.
 #[derive(Clone, Debug)]
@@ -61,6 +61,7 @@ struct Inner {
     hierarchy: Hierarchy,
     /// Found when it is first needed: the look starts a process.
     strongest: OnceLock<Option<Sandbox>>,
+    preferred: Option<Sandbox>,
     capabilities: Capabilities,
 }
 
@@ -73,6 +74,8 @@ pub(crate) struct Settings {
     pub(crate) supervisor: Option<SupervisorProgram>,
     pub(crate) secrets: Arc<dyn SecretSource>,
     pub(crate) faults: Faults,
+    /// Taken instead of the strongest, where it works.
+    pub(crate) sandbox: Option<Sandbox>,
 }
 
 impl ProcessProvider {
@@ -88,6 +91,7 @@ impl ProcessProvider {
             faults: settings.faults,
             hierarchy,
             strongest: OnceLock::new(),
+            preferred: settings.sandbox,
             capabilities,
         }))
     }

@@ -20,19 +20,35 @@ pub(crate) use view::View;
 /// Which sandbox holds a workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Sandbox {
+#[non_exhaustive]
+pub enum Sandbox {
+    /// [bubblewrap](https://github.com/containers/bubblewrap): mounts and process numbers of its own. What is not
+    /// allowed is not there.
     Bubblewrap,
+    /// [Landlock](https://landlock.io): the kernel refuses paths. Other processes are visible, though out of reach of
+    /// signals and debuggers, and sockets that other programs listen on (a container engine's) can be connected to.
     Landlock,
+    /// None: what [`Isolation::None`] asks for.
     None,
 }
 
 impl Sandbox {
-    /// The strongest sandbox that works here, found by trying.
-    pub(crate) fn detect() -> Option<Self> {
-        if bubblewrap::works() {
-            return Some(Self::Bubblewrap);
+    /// The strongest sandbox that works here, found by trying; or the preferred one if that works.
+    pub(crate) fn detect(preferred: Option<Self>) -> Option<Self> {
+        [Self::Bubblewrap, Self::Landlock]
+            .into_iter()
+            .filter(|sandbox| preferred.is_none_or(|preferred| preferred == *sandbox))
+            .find(|sandbox| sandbox.works())
+    }
+
+    /// True when it can be had on this machine, found by trying.
+    #[must_use]
+    pub fn works(self) -> bool {
+        match self {
+            Self::Bubblewrap => bubblewrap::works(),
+            Self::Landlock => landlock_works(),
+            Self::None => true,
         }
-        landlock_works().then_some(Self::Landlock)
     }
 
     /// The sandbox for what a spec asks for.
@@ -68,7 +84,8 @@ impl Sandbox {
                 "Sandboxed",
                 true,
                 "Landlock",
-                "commands reach only their own files, and toolchains read-only; other processes are visible, not reachable",
+                "commands reach only their own files, and toolchains read-only; other processes are visible, and sockets \
+                 that other programs listen on can be reached",
             ),
             Self::None => {
                 Condition::new("Sandboxed", false, "IsolationNone", "commands can do whatever the user can")
