@@ -298,9 +298,11 @@ impl Reporting {
             drop(self.sink.write(text(self.color).as_bytes()));
             return Exit::USAGE;
         }
+        // The first paragraph is the error; usage and advice follow.
         let plain = rendered.to_string();
-        let message = plain.trim().trim_start_matches("error: ").to_owned();
-        self.failure(&Error::new(ErrorKind::InvalidInput, message).into())
+        let paragraph = plain.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
+        let message = paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
+        self.failure(&Error::new(ErrorKind::InvalidInput, message).hint("see --help").into())
     }
 }
 

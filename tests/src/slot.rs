@@ -2,12 +2,13 @@
 //!
 //! Everything a fixture makes outside its own memory is either inside its slot's directory or named after the
 //! slot's number: control groups, network interfaces, the lock. So leftovers of a killed run are known without
-//! having been written down; only processes are recorded (see [`ledger`](crate::ledger)), because their ids
-//! cannot be chosen.
+//! having been written down; only processes are recorded, in the slot's ledger, because their ids cannot be
+//! chosen.
 //!
 //! The owner holds an exclusive lock on `NUMBER.lock`. The kernel lets go of it however the owner ends, so a slot
 //! whose lock is free holds nothing but leftovers. Runs side by side take different numbers and never meet.
 
+use std::env;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 
@@ -20,6 +21,12 @@ const SLOTS: u8 = 200;
 
 /// Where a kind is written down, for whoever looks at a machine's leftovers.
 const KIND: &str = "kind";
+
+/// The directory, inside the slot's own, for what its servers print.
+pub(crate) const LOGS: &str = "logs";
+
+/// A variable that, if set, keeps every slot's logs beside its lock, as `NUMBER.logs`.
+const KEEP_LOGS: &str = "KLED_TEST_KEEP_LOGS";
 
 /// The exclusive right to a number, with a directory of its own.
 #[derive(Debug)]
@@ -64,6 +71,27 @@ impl Slot {
         &self.directory
     }
 
+    /// Keeps the logs of the slot's servers for whoever looks into `error`, which is given back with their place.
+    ///
+    /// # Errors
+    /// Always: with the error it was given.
+    pub fn keep_logs<T>(&self, error: anyhow::Error) -> Result<T> {
+        match self.move_logs() {
+            Ok(path) => Err(error.context(format!("the logs are in {}", path.display()))),
+            // There may be none, and why there are none matters less than the error itself.
+            Err(_) => Err(error),
+        }
+    }
+
+    fn move_logs(&self) -> Result<PathBuf> {
+        let kept = self.directory.with_file_name(format!("{}.logs", self.number));
+        if kept.exists() {
+            fs::remove_dir_all(&kept)?;
+        }
+        fs::rename(self.directory.join(LOGS), &kept)?;
+        Ok(kept)
+    }
+
     /// A new directory inside the slot's own.
     ///
     /// # Errors
@@ -77,6 +105,9 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        if env::var_os(KEEP_LOGS).is_some() {
+            let _none = self.move_logs();
+        }
         let Some(base) = self.directory.parent() else { return };
         if let Err(error) = sweep(base, self.number) {
             eprintln!("warning: slot {} is left to the next run: {error:#}", self.number);
@@ -104,7 +135,7 @@ pub fn sweep_all() -> Result<usize> {
 /// It is short on purpose: paths of Unix sockets end at 107 bytes.
 fn base_directory() -> Result<PathBuf> {
     let user = rustix::process::getuid().as_raw();
-    let base = std::env::temp_dir().join(format!("kled-tests-{user}"));
+    let base = env::temp_dir().join(format!("kled-tests-{user}"));
     fs::create_dir_all(&base).with_context(|| format!("create {}", base.display()))?;
     Ok(base)
 }

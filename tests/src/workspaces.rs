@@ -81,7 +81,8 @@ impl Processes {
     /// # Errors
     /// When it cannot be built.
     pub async fn open(&self, faults: Faults) -> kled_core::Result<LocalProvider> {
-        let builder = LocalProvider::builder().root(self.root()).supervisor(self.supervisor.clone()).faults(faults);
+        let builder =
+            LocalProvider::builder().root(self.root()).supervisor(self.supervisor.clone()).faults(faults);
         let builder = if self.sandbox == Sandbox::None { builder } else { builder.sandbox(self.sandbox) };
         builder.build().await
     }
@@ -131,9 +132,8 @@ pub fn residue(root: &Path, name: &WorkspaceName) -> Vec<String> {
     let workspace = root.join("workspaces").join(name.as_str());
     let trashed = format!("{name}.");
     let in_trash = fs::read_dir(root.join("trash")).into_iter().flatten().flatten().map(|entry| entry.path());
-    let in_trash = in_trash.filter(|path| {
-        path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(&trashed))
-    });
+    let in_trash = in_trash
+        .filter(|path| path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(&trashed)));
     let folders: Vec<PathBuf> = in_trash.chain(workspace.exists().then(|| workspace.clone())).collect();
     let trash = root.join("trash").join(&trashed);
     let users = processes(|path| path.starts_with(&workspace) || starts_with_text(path, &trash), name);
@@ -152,8 +152,11 @@ fn processes(is_of_workspace: impl Fn(&Path) -> bool, name: &WorkspaceName) -> B
         .filter(|number| *number != std::process::id())
         .filter(|number| {
             let process = PathBuf::from(format!("/proc/{number}"));
-            let open = fs::read_dir(process.join("fd")).into_iter().flatten().flatten().map(|entry| entry.path());
-            let mut paths = open.chain([process.join("cwd"), process.join("root")]).filter_map(|link| fs::read_link(link).ok());
+            let open =
+                fs::read_dir(process.join("fd")).into_iter().flatten().flatten().map(|entry| entry.path());
+            let mut paths = open
+                .chain([process.join("cwd"), process.join("root")])
+                .filter_map(|link| fs::read_link(link).ok());
             let variable = format!("KLED_WORKSPACE={name}");
             let environment = fs::read(process.join("environ")).unwrap_or_default();
             paths.any(|path| is_of_workspace(&path))

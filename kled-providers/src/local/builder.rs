@@ -17,6 +17,7 @@ use super::{EnvironmentAndFileSecrets, LocalProvider, Sandbox, SupervisorProgram
 pub struct LocalProviderBuilder {
     name: String,
     root: Option<PathBuf>,
+    home: Option<PathBuf>,
     supervisor: Option<SupervisorProgram>,
     secrets: Arc<dyn SecretSource>,
     faults: Faults,
@@ -28,6 +29,7 @@ impl Default for LocalProviderBuilder {
         Self {
             name: "local".into(),
             root: None,
+            home: None,
             supervisor: None,
             secrets: Arc::new(EnvironmentAndFileSecrets),
             faults: Faults::none(),
@@ -47,6 +49,12 @@ impl LocalProviderBuilder {
     /// `~/.local/share`).
     pub fn root(mut self, root: impl Into<PathBuf>) -> Self {
         self.root = Some(root.into());
+        self
+    }
+
+    /// The home folder of the user: commands see the toolchains in it and nothing else. Default: `$HOME`.
+    pub fn home(mut self, home: impl Into<PathBuf>) -> Self {
+        self.home = Some(home.into());
         self
     }
 
@@ -93,7 +101,7 @@ impl LocalProviderBuilder {
         let process = ProcessProvider::new(Settings {
             name,
             root,
-            user_home: folders.home_dir().to_owned(),
+            user_home: self.home.unwrap_or_else(|| folders.home_dir().to_owned()),
             supervisor: self.supervisor,
             secrets: self.secrets,
             faults: self.faults,

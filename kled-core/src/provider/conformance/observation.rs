@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::{StreamExt, TryStreamExt};
 use tokio::time::Instant;
 
-use super::disturbance::{Break, Disturbance, at_step, perform};
+use super::disturbance::{Break, Disturbance, at_step, kill, perform};
 use super::trial::{Failure, Outcome, Trial, ensure, equal};
 use super::{Case, case};
 use crate::provider::{
@@ -31,6 +31,27 @@ pub(super) const CASES: &[Case] = &[
         "the events of a create arrive while it runs, and end"
     ),
     case!("events-are-kept", 6, events_kept, [Events], "what was reported can be read afterwards"),
+    case!(
+        "events-arrive-at-once",
+        6,
+        events_at_once,
+        [Faults],
+        "events arrive while the create is still under way"
+    ),
+    case!(
+        "events-can-be-followed",
+        1,
+        events_followed,
+        [Events],
+        "a followed stream of events goes on until the workspace is deleted"
+    ),
+    case!(
+        "logs-can-be-followed",
+        1,
+        logs_followed,
+        [Logs],
+        "a followed log goes on until the workspace stops"
+    ),
     case!("logs-can-be-read", 1, logs_read, [Logs], "the log can be read to its end, and its tail alone"),
     case!(
         "failure-is-not-absence",
@@ -191,6 +212,59 @@ async fn events_kept(trial: &Trial) -> Outcome {
     ensure(foreign.is_none(), "the kept events", "those of this workspace", "those of another")
 }
 
+async fn events_at_once(trial: &Trial) -> Outcome {
+    let name = trial.name()?;
+    let steps = trial.record(Operation::Create, &name).await?.steps;
+    trial.delete_leaves_nothing(&name).await?;
+    let (name, spec) = (trial.name()?, trial.fixture.spec());
+    let disturbance = Disturbance::new(Operation::Create, steps.len() - 1, Break::Hang);
+    let provider = trial.provider_with(disturbance.faults()).await?;
+    let (progress, mut events) = Progress::channel(1024);
+    let options = CreateOptions { progress, ..CreateOptions::default() };
+    let create =
+        tokio::spawn(async move { provider.create_workspace(&name, &spec, options).await.map(drop) });
+    let event = async {
+        disturbance.reached().await;
+        events.next().await
+    };
+    let event = trial.ends("the first event of a create that hangs", event).await;
+    kill(create).await;
+    ensure(event?.is_some(), "the first event of a create that hangs", "an event", "the end of the events")
+}
+
+async fn events_followed(trial: &Trial) -> Outcome {
+    let (name, provider, _) = trial.running().await?;
+    let options = EventsOptions { follow: true, ..EventsOptions::default() };
+    let mut events = trial.ok("events", provider.workspace_events(&name, options)).await?;
+    // Read before the stop, so that a stream that only is read late does not pass for one that goes on.
+    let first = trial.ok("the first of the followed events", events.try_next()).await?;
+    ensure(first.is_some(), "the first of the followed events", "an event of create", "their end")?;
+    trial.ok("stop", provider.stop(&name)).await?;
+    let stop_is_told = async {
+        while let Some(event) = events.try_next().await? {
+            if event.operation == Operation::Stop {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    let told = trial.ok("the followed events until stop", stop_is_told).await?;
+    ensure(told, "the followed events", "an event of stop", "their end")?;
+    trial.delete_leaves_nothing(&name).await?;
+    let rest = events.try_for_each(|_| std::future::ready(Ok(())));
+    // Its connection may break with the workspace: what counts is that it ends.
+    let _ended = trial.ends("the followed events after delete", rest).await?;
+    Ok(())
+}
+
+async fn logs_followed(trial: &Trial) -> Outcome {
+    let (name, provider, _) = trial.running().await?;
+    let options = LogsOptions { follow: true, ..LogsOptions::default() };
+    let lines = trial.ok("logs", provider.workspace_logs(&name, options)).await?;
+    trial.ok("stop", provider.stop(&name)).await?;
+    trial.ok("the followed log after stop", lines.try_for_each(|_| std::future::ready(Ok(())))).await
+}
+
 async fn logs_read(trial: &Trial) -> Outcome {
     let (name, provider, _) = trial.running().await?;
     let lines = trial.ok("logs", provider.workspace_logs(&name, LogsOptions::default())).await?;
@@ -294,7 +368,7 @@ async fn status_does_not_wait(trial: &Trial) -> Outcome {
     let provider = trial.provider().await?;
     let status = trial.ends("status while a create hangs", provider.status(&name)).await?;
     let listed = trial.ok("list while a create hangs", provider.list()).await;
-    super::disturbance::kill(hanging).await;
+    kill(hanging).await;
     listed?;
     match status {
         Ok(_) => Ok(()),
@@ -374,5 +448,9 @@ async fn time_to_live(trial: &Trial) -> Outcome {
         }
     };
     trial.becomes_true("a workspace past its time to live", "deleted", look).await?;
-    trial.nothing_left("the end of a time to live", name).await
+    // The name is free at once; no call waits for the removal of the data.
+    let residue = || async move {
+        Ok(trial.ok("asking the backend for residue", trial.fixture.residue(name)).await?.is_empty())
+    };
+    trial.becomes_true("the end of a time to live", "nothing left in the backend", residue).await
 }

@@ -112,10 +112,11 @@ async fn large_output(trial: &Trial) -> Outcome {
         let request = ExecRequest::new(["head", "-c", &size.to_string(), "/dev/zero"]);
         let mut session = provider.exec(&name, request).await?;
         let count = count_zeros(&mut session.stdout).await?;
-        Ok((count, session.wait().await?))
+        Ok((count, session))
     };
-    let (count, status) = trial.ok("exec head", call).await?;
+    let (count, mut session) = trial.ok("exec head", call).await?;
     equal("the zeros that arrive", &Ok(size), &count)?;
+    let status = trial.ok("the end of head", session.wait()).await?;
     equal("the exit status of head", &ExitStatus::Exited(0), &status)
 }
 

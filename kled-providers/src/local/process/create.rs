@@ -70,7 +70,8 @@ impl ProcessProvider {
 
     pub(super) async fn sandbox_for(&self, spec: &WorkspaceSpec) -> Result<Sandbox> {
         let inner = Arc::clone(&self.0);
-        let strongest = blocking(move || Ok(*inner.strongest.get_or_init(|| Sandbox::detect(inner.preferred)))).await?;
+        let strongest =
+            blocking(move || Ok(*inner.strongest.get_or_init(|| Sandbox::detect(inner.preferred)))).await?;
         Sandbox::for_isolation(spec.isolation, strongest)
     }
 

@@ -59,11 +59,38 @@ pub(super) fn enter(view: &View) -> Result<()> {
         allow(&mut ruleset, path, all).map_err(refused)?;
     }
     let Some(ruleset) = ruleset else { return Ok(()) };
+    drop_capabilities().map_err(|cause| refused(cause.into()))?;
     let status = ruleset.restrict_self().map_err(|cause| refused(cause.into()))?;
     if status.ruleset == RulesetStatus::NotEnforced {
         return Err(Error::new(ErrorKind::Unsupported, "the kernel does not enforce Landlock"));
     }
     Ok(())
+}
+
+/// Landlock says nothing of capabilities, and with all of root's the memory of any process can be read. The ones that
+/// package tools need stay, as in bubblewrap's sandbox.
+fn drop_capabilities() -> rustix::io::Result<()> {
+    use rustix::thread::{CapabilitySet, CapabilitySets};
+    let kept = CapabilitySet::CHOWN
+        | CapabilitySet::DAC_OVERRIDE
+        | CapabilitySet::FOWNER
+        | CapabilitySet::FSETID
+        | CapabilitySet::KILL
+        | CapabilitySet::SETGID
+        | CapabilitySet::SETUID;
+    let held = rustix::thread::capabilities(None)?;
+    if held.permitted.is_empty() {
+        return Ok(());
+    }
+    // From the bounding set first: a program that root starts gets all that is in there.
+    for capability in held.permitted.difference(kept).iter() {
+        rustix::thread::remove_capability_from_bounding_set(capability)?;
+    }
+    let kept = held.permitted & kept;
+    rustix::thread::set_capabilities(
+        None,
+        CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() },
+    )
 }
 
 fn leads_to_credentials(path: &Path, view: &View) -> bool {

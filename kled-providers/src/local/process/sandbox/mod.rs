@@ -25,7 +25,8 @@ pub enum Sandbox {
     /// [bubblewrap](https://github.com/containers/bubblewrap): mounts and process numbers of its own. What is not
     /// allowed is not there.
     Bubblewrap,
-    /// [Landlock](https://landlock.io): the kernel refuses paths. Other processes are visible but out of reach.
+    /// [Landlock](https://landlock.io): the kernel refuses paths. Other processes are visible, though out of reach of
+    /// signals and debuggers, and sockets that other programs listen on (a container engine's) can be connected to.
     Landlock,
     /// None: what [`Isolation::None`] asks for.
     None,
@@ -83,7 +84,8 @@ impl Sandbox {
                 "Sandboxed",
                 true,
                 "Landlock",
-                "commands reach only their own files, and toolchains read-only; other processes are visible, not reachable",
+                "commands reach only their own files, and toolchains read-only; other processes are visible, and sockets \
+                 that other programs listen on can be reached",
             ),
             Self::None => {
                 Condition::new("Sandboxed", false, "IsolationNone", "commands can do whatever the user can")
