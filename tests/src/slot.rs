@@ -10,9 +10,11 @@
 
 use std::env;
 use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{cgroup, ledger, link};
 
@@ -136,7 +138,13 @@ pub fn sweep_all() -> Result<usize> {
 fn base_directory() -> Result<PathBuf> {
     let user = rustix::process::getuid().as_raw();
     let base = env::temp_dir().join(format!("kled-tests-{user}"));
-    fs::create_dir_all(&base).with_context(|| format!("create {}", base.display()))?;
+    match fs::DirBuilder::new().mode(0o700).create(&base) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        created => created.with_context(|| format!("create {}", base.display()))?,
+    }
+    // Anyone can make a directory of that name in a temporary folder, and we are about to end what its ledgers name.
+    let owner = fs::symlink_metadata(&base)?;
+    ensure!(owner.is_dir() && owner.uid() == user, "{} is not a directory of ours", base.display());
     Ok(base)
 }
 
@@ -175,4 +183,57 @@ fn remove_directory(directory: &Path) -> Result<()> {
         bail!("something is mounted in {}: {mount}", directory.display());
     }
     fs::remove_dir_all(directory).with_context(|| format!("remove {}", directory.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_in_use_have_different_numbers_and_directories() -> Result<()> {
+        let (first, second) = (Slot::take("test")?, Slot::take("test")?);
+        assert_ne!(first.number(), second.number());
+        assert_ne!(first.directory(), second.directory());
+        Ok(())
+    }
+
+    #[test]
+    fn a_dropped_slot_takes_its_directory_with_it() -> Result<()> {
+        let slot = Slot::take("test")?;
+        fs::write(slot.create_directory("deep/down")?.join("file"), "")?;
+        let directory = slot.directory().to_owned();
+        drop(slot);
+        assert!(!directory.exists());
+        Ok(())
+    }
+
+    #[test]
+    fn the_next_owner_finds_nothing_of_a_killed_one() -> Result<()> {
+        let slot = Slot::take("test")?;
+        let child = std::process::Command::new("sleep").arg("600").spawn();
+        ledger::record(slot.directory(), child?.id())?;
+        let (number, directory) = (slot.number(), slot.directory().to_owned());
+        let base = base_directory()?;
+        // What a kill does: the lock goes, everything else stays.
+        let Slot { _lock: lock, .. } = &slot;
+        lock.unlock()?;
+        std::mem::forget(slot);
+        let _taken = Slot::take("test")?;
+        let leftovers = fs::read_to_string(directory.join("processes")).unwrap_or_default();
+        assert_eq!(leftovers, "", "slot {number} in {} was not swept", base.display());
+        Ok(())
+    }
+
+    #[test]
+    fn logs_are_kept_for_an_error() -> Result<()> {
+        let slot = Slot::take("test")?;
+        fs::write(slot.create_directory(LOGS)?.join("server.log"), "said")?;
+        let kept = slot.directory().with_file_name(format!("{}.logs", slot.number()));
+        let told = slot.keep_logs::<()>(anyhow::anyhow!("no luck")).map_err(|error| format!("{error:#}"));
+        assert_eq!(told, Err(format!("the logs are in {}: no luck", kept.display())));
+        drop(slot);
+        assert_eq!(fs::read_to_string(kept.join("server.log"))?, "said");
+        fs::remove_dir_all(kept)?;
+        Ok(())
+    }
 }
