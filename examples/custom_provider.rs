@@ -15,25 +15,20 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use kled_cli::{Context, CustomCommand, Exit, Failure, Runner, Supervisor, clap};
-use kled_core::provider::{
-    Capabilities, CreateOptions, DeleteOptions, Deletion, Event, EventsOptions, ExecRequest, ExecSession,
-    ListOptions, LogLine, LogsOptions, Provider, ProviderExt, ProviderSettings, StartOptions, StatusOptions,
-    StopOptions,
-};
+use kled_core::provider::*; // The trait and its whole vocabulary.
 use kled_core::workspace::{Workspace, WorkspaceSpec};
 use kled_core::{Error, ErrorKind, LabelKey, LabelValue, ProviderName, Result, WorkspaceName};
 use kled_providers::local::LocalProvider;
 
 type Items<T> = BoxStream<'static, Result<T>>;
 
-/// A provider with a house rule.
 #[derive(Debug)]
 struct HouseRule<P> {
     inner: P,
     team: LabelValue,
 }
 
-/// All but `create_workspace` is the inner provider's; a wrapper forwards everything, also what the trait may get later.
+/// All but `create_workspace` is the inner provider's.
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl<P: Provider> Provider for HouseRule<P> {

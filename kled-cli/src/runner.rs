@@ -17,6 +17,9 @@ use crate::output::{Color, Failure, Format, report};
 use crate::providers::{self, Supervisor};
 use crate::{Context, Exit, Sink, Surroundings};
 
+/// The program's name where nobody gives it another.
+const OWN_NAME: &str = "kled";
+
 /// The program `kled`, to be given providers and commands of one's own.
 ///
 /// Setters never fail: what is wrong with their values is the error of the run.
@@ -41,7 +44,7 @@ impl Runner {
     #[must_use]
     pub fn new(supervisor: Supervisor) -> Self {
         Self {
-            program: "kled".into(),
+            program: OWN_NAME.into(),
             version: env!("CARGO_PKG_VERSION").into(),
             default_provider: providers::DEFAULT.into(),
             registry: providers::registered(supervisor),
@@ -110,7 +113,7 @@ impl Runner {
             Ok(runtime) => runtime,
             Err(cause) => {
                 let error = Error::new(ErrorKind::Internal, "the runtime cannot be started").because(cause);
-                let text = report(&error, Exit::FAILURE, Format::Table, false);
+                let text = report(&error, Exit::FAILURE, &self.program, Format::Table, false);
                 drop(Sink::Stderr.write(text.as_bytes()));
                 return Exit::FAILURE.into();
             }
@@ -134,9 +137,9 @@ impl Runner {
     async fn run_line(mut self, arguments: Vec<OsString>) -> Exit {
         let surroundings = match self.surroundings.take().map_or_else(Surroundings::of_process, Ok) {
             Ok(surroundings) => surroundings,
-            Err(error) => return Reporting::plain(Sink::Stderr).failure(&error.into()),
+            Err(error) => return Reporting::plain(self.program).failure(&error.into()),
         };
-        let reporting = Reporting::early(&arguments, &surroundings);
+        let reporting = Reporting::early(&self.program, &arguments, &surroundings);
         let (global, chosen) = match self.parse(&arguments) {
             Ok(parsed) => parsed,
             Err(error) => return reporting.command_line(&error, &surroundings),
@@ -167,7 +170,7 @@ impl Runner {
                 definition.subcommand(custom)
             };
         }
-        definition
+        renamed(definition, &self.program)
     }
 
     fn parse(&self, arguments: &[OsString]) -> Result<(GlobalArguments, Chosen<'_>), clap::Error> {
@@ -208,6 +211,21 @@ impl Runner {
     }
 }
 
+/// The examples in the help texts, with the program's own name.
+fn renamed(definition: clap::Command, program: &str) -> clap::Command {
+    if program == OWN_NAME {
+        return definition;
+    }
+    let rename = |text: &clap::builder::StyledStr| {
+        text.to_string().replace(&format!("{OWN_NAME} "), &format!("{program} "))
+    };
+    let short = definition.get_after_help().map(rename);
+    let long = definition.get_after_long_help().map(rename);
+    let definition = definition.mut_subcommands(|command| renamed(command, program));
+    let definition = short.into_iter().fold(definition, clap::Command::after_help);
+    long.into_iter().fold(definition, clap::Command::after_long_help)
+}
+
 impl fmt::Debug for Runner {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -241,24 +259,27 @@ async fn execute(context: &Context, chosen: &Chosen<'_>) -> Result<Exit, Failure
 
 /// How errors are printed.
 struct Reporting {
+    program: String,
     sink: Sink,
     format: Format,
     color: bool,
 }
 
 impl Reporting {
-    const fn plain(sink: Sink) -> Self {
-        Self { sink, format: Format::Table, color: false }
+    /// Before anything is known.
+    const fn plain(program: String) -> Self {
+        Self { program, sink: Sink::Stderr, format: Format::Table, color: false }
     }
 
     /// Before the command line and the configuration are understood: what can be told of them without.
-    fn early(arguments: &[OsString], surroundings: &Surroundings) -> Self {
+    fn early(program: &str, arguments: &[OsString], surroundings: &Surroundings) -> Self {
         let format = early_value(arguments, "--output", Some("-o"))
             .or_else(|| surroundings.variable("KLED_OUTPUT").map(str::to_owned));
         let color = early_value(arguments, "--color", None)
             .or_else(|| surroundings.variable("KLED_COLOR").map(str::to_owned));
         let color: Color = color.and_then(|text| text.parse().ok()).unwrap_or_default();
         Self {
+            program: program.to_owned(),
             format: format.and_then(|text| text.parse().ok()).unwrap_or_default(),
             color: color.applies_to(&surroundings.stderr, surroundings),
             sink: surroundings.stderr.clone(),
@@ -268,6 +289,7 @@ impl Reporting {
     fn of(context: &Context) -> Self {
         let surroundings = &context.surroundings;
         Self {
+            program: context.program.clone(),
             sink: surroundings.stderr.clone(),
             format: context.settings.output,
             color: context.settings.color.applies_to(&surroundings.stderr, surroundings),
@@ -278,7 +300,7 @@ impl Reporting {
         for error in failure.errors() {
             let exit = if let Failure::WithExit(_, exit) = failure { *exit } else { Exit::of_error(error) };
             // Nobody reads it: the exit code still tells.
-            drop(self.sink.write(report(error, exit, self.format, self.color).as_bytes()));
+            drop(self.sink.write(report(error, exit, &self.program, self.format, self.color).as_bytes()));
         }
         failure.exit()
     }
@@ -298,9 +320,11 @@ impl Reporting {
             drop(self.sink.write(text(self.color).as_bytes()));
             return Exit::USAGE;
         }
+        // The first paragraph is the error; usage and advice follow.
         let plain = rendered.to_string();
-        let message = plain.trim().trim_start_matches("error: ").to_owned();
-        self.failure(&Error::new(ErrorKind::InvalidInput, message).into())
+        let paragraph = plain.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
+        let message = paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
+        self.failure(&Error::new(ErrorKind::InvalidInput, message).hint("see --help").into())
     }
 }
 

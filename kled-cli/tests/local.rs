@@ -1,4 +1,5 @@
 //! The program with the local provider: real repositories, real processes, a real terminal.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "this is how a test fails")]
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
@@ -332,15 +333,32 @@ impl Screen {
     }
 }
 
-fn shell(place: &Place) -> (Screen, Child) {
+fn on_a_terminal(place: &Place, line: &str) -> (Screen, Child) {
     let (pty, pts) = pty_process::blocking::open().unwrap();
     pty.resize(pty_process::Size::new(24, 80)).unwrap();
     let command = pty_process::blocking::Command::new(Path::new(env!("CARGO_BIN_EXE_kled")))
-        .args(["workspace", "shell", "demo", "--shell", "sh"])
+        .args(line.split(' '))
         .env_clear()
-        .envs(place.variables());
+        .envs(place.variables())
+        .current_dir(place.0.path());
     let child = command.spawn(pts).unwrap();
     (Screen::new(pty), child)
+}
+
+fn shell(place: &Place) -> (Screen, Child) {
+    on_a_terminal(place, "workspace shell demo --shell sh")
+}
+
+#[test]
+fn a_terminal_gets_a_spinner_and_colours() {
+    let place = Place::new();
+    let (mut screen, mut child) = on_a_terminal(&place, "workspace create demo --repo ./repository");
+    screen.expect("AGE\r\n");
+    screen.expect("\u{1b}[32mRunning\u{1b}[0m");
+    assert_eq!(ended(&mut child).code(), Some(0));
+    let table = screen.seen.find("NAME").unwrap();
+    assert!(screen.seen[..table].contains("\u{1b}[2K"), "the spinner's line is cleared: {:?}", screen.seen);
+    assert!(!screen.seen.contains("]\r\n"), "no plain lines of progress: {:?}", screen.seen);
 }
 
 #[test]

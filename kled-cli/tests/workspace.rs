@@ -1,8 +1,12 @@
 //! The workspace commands on the in-memory provider: what they print, and how they end.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "this is how a test fails")]
 
 mod common;
 
 use common::{Program, without_ids};
+use kled_cli::{Context, CustomCommand, Exit, Failure, Surroundings, clap};
+use kled_core::provider::ProviderSettings;
+use kled_core::{Error, ErrorKind};
 
 const CREATE: &str = "workspace create demo --repo https://example.com/org/app.git --branch main --env LEVEL=info \
                       --label team=a --cpu 500m";
@@ -196,4 +200,50 @@ async fn settings_of_a_provider_reach_it() {
     let run = Program::default().run(&format!("workspace list --config {}", file.display())).await;
     assert_eq!(run.code, 2);
     assert!(run.stderr.contains("unknown provider setting (setting: size, provider: memory)"), "{run:?}");
+}
+
+struct Hello;
+
+#[async_trait::async_trait]
+impl CustomCommand for Hello {
+    fn definition(&self) -> clap::Command {
+        clap::Command::new("hello").about("Say hello").arg(clap::Arg::new("name").required(true))
+    }
+
+    async fn run(&self, context: &Context, matches: &clap::ArgMatches) -> Result<Exit, Failure> {
+        let name: &String = matches.get_one("name").unwrap();
+        context.print(&serde_json::json!({ "hello": name }), |_| format!("hello {name}\n"))?;
+        Ok(Exit::SUCCESS)
+    }
+}
+
+#[tokio::test]
+async fn an_embedder_adds_a_command_and_names_the_program() {
+    let run = async |line: &str| {
+        let surroundings = Surroundings::in_memory("/");
+        let runner = Program::default().runner().program("acme").version("7.0").command(Hello);
+        let arguments = ["acme"].into_iter().chain(line.split(' ')).map(str::to_owned).collect::<Vec<_>>();
+        let exit = runner.surroundings(surroundings.clone()).run_async(arguments).await;
+        (exit, String::from_utf8(surroundings.stdout.contents()).unwrap())
+    };
+    assert_eq!(run("hello you").await, (Exit::SUCCESS, "hello you\n".into()));
+    assert_eq!(
+        run("hello you -o json").await.1,
+        "{\n  \"hello\": \"you\"\n}\n",
+        "global options come with it"
+    );
+    assert_eq!(run("version").await.1, "acme 7.0\n");
+    let help = run("workspace exec --help").await.1;
+    assert!(help.contains("  acme workspace exec demo -- cargo test\n") && !help.contains("kled "), "{help}");
+    assert!(run("--help").await.1.contains("hello"), "it is in the help");
+}
+
+#[tokio::test]
+async fn two_providers_of_one_name_are_an_error_of_the_run() {
+    let factory = |_: ProviderSettings| async { Err(Error::new(ErrorKind::Internal, "never opened")) };
+    let surroundings = Surroundings::in_memory("/");
+    let runner = Program::default().runner().provider("memory", factory).surroundings(surroundings.clone());
+    assert_eq!(runner.run_async(["kled", "workspace", "list"]).await, Exit::CONFLICT);
+    let said = String::from_utf8(surroundings.stderr.contents()).unwrap();
+    assert!(said.contains("a provider of this name is registered (provider: memory)"), "{said}");
 }

@@ -30,9 +30,8 @@ fn main() -> ExitCode {
         return Runner::new(supervisor).run(std::env::args_os());
     }
     Suite::new("kill")
-        .skip_all_if(
-            (!cfg!(target_os = "linux")).then(|| "processes are found in /proc, which is Linux's".into()),
-        )
+        // Needs no server, but takes two minutes: not for the quick loop.
+        .skip_all_if(programs::missing(&["git"], Privilege::User))
         .deadline(DEADLINE)
         .case("a create killed at any moment is finished or removed", || async {
             tokio::task::spawn_blocking(every_moment).await?

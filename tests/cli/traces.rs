@@ -12,7 +12,7 @@ const REAPED: Duration = Duration::from_secs(2);
 
 /// Fails naming what is left.
 pub(crate) fn nothing_left(data: &Path, name: &str, identity: Option<&str>) -> Result<()> {
-    let files = files_of(data, name)?;
+    let files = files_of(data, name);
     ensure!(files.is_empty(), "files are left: {files:?}");
     wait::until_blocking(REAPED, "processes to be gone", || Ok(processes_of(data).is_empty()))
         .map_err(|error| error.context(format!("processes are left: {:?}", processes_of(data))))?;
@@ -29,14 +29,14 @@ pub(crate) fn nothing_left(data: &Path, name: &str, identity: Option<&str>) -> R
 }
 
 /// Whatever is in the folders of workspaces and of what is being removed, and whatever has the workspace's name.
-fn files_of(data: &Path, name: &str) -> Result<Vec<PathBuf>> {
-    let mut left = named(data, name);
+fn files_of(data: &Path, name: &str) -> Vec<PathBuf> {
+    let mut left = Vec::new();
     for folder in ["workspaces", "trash"] {
-        for entry in fs::read_dir(data.join(folder))? {
-            left.push(entry?.path());
-        }
+        // All of it, since the names tell who wrote there.
+        left.extend(named(&data.join(folder), ""));
     }
-    Ok(left)
+    left.extend(named(data, name).into_iter().filter(|path| !left.contains(path)).collect::<Vec<_>>());
+    left
 }
 
 /// Everything below `folder` whose name holds `part`.

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use kled_core::provider::{Provider, StatusOptions};
-use kled_core::workspace::{Workspace, WorkspaceStatus};
+use kled_core::workspace::{Workspace, WorkspaceSpec, WorkspaceStatus};
 use kled_core::{Error, ErrorKind, Result, WorkspaceName};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
@@ -29,6 +29,7 @@ pub(super) async fn create(
     context: &Context,
     provider: &dyn Provider,
     name: &WorkspaceName,
+    spec: &WorkspaceSpec,
 ) -> Result<Exit, Failure> {
     if !provider.capabilities().durable {
         let error =
@@ -42,19 +43,20 @@ pub(super) async fn create(
     loop {
         tokio::select! {
             ended = child.wait() => {
-                let status = ended.map_err(|cause| lost(cause))?;
+                let status = ended.map_err(lost)?;
                 return finished(context, provider, name, status, output).await;
             }
             () = tokio::time::sleep(POLL_INTERVAL) => {}
         }
-        if let Some(workspace) = existing(provider, name).await? {
-            context.print(&workspace, |look| workspace_table(std::slice::from_ref(&workspace), look))?;
-            if matches!(workspace.status, WorkspaceStatus::Creating { .. }) {
-                let program = &context.program;
-                context.note(&format!(
-                    "the creation goes on in the background; follow it with: {program} workspace events {name} -f"
-                ));
+        if let Some(workspace) = creating(provider, name).await? {
+            if let Some(conflict) = spec.conflict_with(name, &workspace.spec) {
+                return Err(conflict.into());
             }
+            context.print(&workspace, |look| workspace_table(std::slice::from_ref(&workspace), look))?;
+            let program = &context.program;
+            context.note(&format!(
+                "the creation goes on in the background; follow it with: {program} workspace events {name} -f"
+            ));
             return Ok(Exit::SUCCESS);
         }
         if Instant::now() >= deadline {
@@ -63,18 +65,13 @@ pub(super) async fn create(
     }
 }
 
-/// The workspace once its creation is under way or done. What an earlier create left behind is not it.
-async fn existing(provider: &dyn Provider, name: &WorkspaceName) -> Result<Option<Workspace>> {
+/// The workspace while it is created. In any other state it is what an earlier create left: whether that is what is
+/// asked for now is for the creation to say, and then it ends at once.
+async fn creating(provider: &dyn Provider, name: &WorkspaceName) -> Result<Option<Workspace>> {
     match provider.workspace_status(name, StatusOptions::default()).await {
-        Ok(workspace) => match workspace.status {
-            WorkspaceStatus::Interrupted { .. }
-            | WorkspaceStatus::Failed { .. }
-            | WorkspaceStatus::Deleting => Ok(None),
-            // One that was there before: whether it is the one asked for is for the creation to say, and it says so at
-            // once.
-            WorkspaceStatus::Running { .. } | WorkspaceStatus::Stopped { .. } => Ok(None),
-            _ => Ok(Some(workspace)),
-        },
+        Ok(workspace) => {
+            Ok(matches!(workspace.status, WorkspaceStatus::Creating { .. }).then_some(workspace))
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }

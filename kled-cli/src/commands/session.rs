@@ -33,25 +33,24 @@ pub(super) fn with_terminal(request: ExecRequest, context: &Context, size: Termi
 
 /// Starts a command; an error has the exit code that `exec` documents.
 pub(super) async fn start(
-    context: &Context,
     provider: &dyn Provider,
     name: &WorkspaceName,
     request: ExecRequest,
+    signals: &mut Option<Signals>,
 ) -> Result<ExecSession, Failure> {
-    let starting = provider.exec(name, request);
-    let started = if context.surroundings.catches_signals {
-        let mut signals = Signals::listen()?;
-        tokio::select! {
-            started = starting => started,
-            signal = signals.next() => return Err(Failure::Reported(Exit::of_signal(signal.number()))),
-        }
-    } else {
-        starting.await
+    let started = tokio::select! {
+        started = provider.exec(name, request) => started,
+        signal = next_signal(signals) => return Err(Failure::Reported(Exit::of_signal(signal.number()))),
     };
     started.map_err(|error| {
         let exit = Exit::of_exec_error(&error);
         Failure::WithExit(error, exit)
     })
+}
+
+/// The signals of this process, where they are to be caught.
+pub(super) fn signals(context: &Context) -> Result<Option<Signals>> {
+    context.surroundings.catches_signals.then(Signals::listen).transpose()
 }
 
 /// Runs a command to its end.
@@ -62,11 +61,12 @@ pub(super) async fn run(
     request: ExecRequest,
 ) -> Result<Exit, Failure> {
     let terminal = request.command.terminal.is_some();
-    let session = start(context, provider, name, request).await?;
+    let mut signals = signals(context)?;
+    let session = start(provider, name, request, &mut signals).await?;
     let _raw = (terminal && context.surroundings.stdin.is_terminal()).then(RawMode::enter).transpose()?;
     let attached = Attached {
         session,
-        signals: context.surroundings.catches_signals.then(Signals::listen).transpose()?,
+        signals,
         resizes: terminal.then(|| stream(SignalKind::window_change())).transpose()?,
         has_signals: provider.capabilities().commands.signals,
         asked_to_end: false,

@@ -8,6 +8,7 @@ use anstyle::{AnsiColor, Style};
 use kled_core::{Error, ErrorKind, ErrorStatus};
 use serde::Serialize;
 
+use super::hint::hint;
 use super::{Format, printable};
 use crate::Exit;
 
@@ -96,7 +97,8 @@ struct Fields<'a> {
 }
 
 /// An error as standard error gets it.
-pub(crate) fn report(error: &Error, exit: Exit, format: Format, color: bool) -> String {
+pub(crate) fn report(error: &Error, exit: Exit, program: &str, format: Format, color: bool) -> String {
+    let hint = hint(error, program);
     let document = Document {
         error: Fields {
             kind: error.kind(),
@@ -105,24 +107,24 @@ pub(crate) fn report(error: &Error, exit: Exit, format: Format, color: bool) -> 
             message: error.message(),
             context: error.context().collect(),
             causes: causes(error),
-            hint: error.hint_text(),
+            hint: hint.as_deref(),
             exit_code: exit.code(),
         },
     };
     // An error that cannot be serialised is still an error to show.
     match format.document(&document) {
         Ok(Some(text)) => text,
-        Ok(None) | Err(_) => lines(error, color),
+        Ok(None) | Err(_) => lines(error, hint.as_deref(), color),
     }
 }
 
-fn lines(error: &Error, color: bool) -> String {
+fn lines(error: &Error, hint: Option<&str>, color: bool) -> String {
     let red = AnsiColor::Red.on_default().bold();
     let mut text = labelled("error:", red, &error.to_string(), color);
     for cause in causes(error) {
         text.push_str(&labelled("caused by:", Style::new().bold(), &cause, color));
     }
-    if let Some(hint) = error.hint_text() {
+    if let Some(hint) = hint {
         text.push_str(&labelled("hint:", AnsiColor::Cyan.on_default().bold(), hint, color));
     }
     text
@@ -152,7 +154,7 @@ mod tests {
 
     #[test]
     fn each_cause_stands_once() {
-        insta::assert_snapshot!(report(&error(), Exit::TEMPORARY, Format::Table, false), @r#"
+        insta::assert_snapshot!(report(&error(), Exit::TEMPORARY, "kled", Format::Table, false), @r#"
         error: workspace_status: the workspace cannot be reached (workspace: demo, last words: one
           two\u{1b}[2J)
         caused by: engine does not answer: connection refused
@@ -162,7 +164,7 @@ mod tests {
 
     #[test]
     fn programs_get_an_object() {
-        insta::assert_snapshot!(report(&error(), Exit::TEMPORARY, Format::Json, false), @r#"
+        insta::assert_snapshot!(report(&error(), Exit::TEMPORARY, "kled", Format::Json, false), @r#"
         {
           "error": {
             "kind": "unavailable",
@@ -181,7 +183,7 @@ mod tests {
           }
         }
         "#);
-        insta::assert_snapshot!(report(&error(), Exit::TEMPORARY, Format::Yaml, false), @r#"
+        insta::assert_snapshot!(report(&error(), Exit::TEMPORARY, "kled", Format::Yaml, false), @r#"
         error:
           kind: unavailable
           status: temporary

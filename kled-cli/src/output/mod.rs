@@ -4,6 +4,7 @@ mod age;
 mod color;
 mod failure;
 mod format;
+mod hint;
 mod progress;
 mod table;
 mod workspace;

@@ -1,5 +1,5 @@
 //! The program in memory: a runner on a shared in-memory backend.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, reason = "each test target uses a part of it")]
 
 use std::sync::Arc;
 

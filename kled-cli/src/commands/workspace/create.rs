@@ -98,7 +98,7 @@ impl CreateArguments {
         let name = self.name.clone().unwrap_or_else(|| default_name(&spec.source));
         let provider = context.provider().await?;
         if self.no_wait {
-            return background::create(context, provider.as_ref(), &name).await;
+            return background::create(context, provider.as_ref(), &name, &spec).await;
         }
         background::leave_session(context);
         let timeout = self.timeout.unwrap_or(context.settings.create_timeout);

@@ -88,7 +88,7 @@ impl ExecArguments {
     ) -> Result<Exit, Failure> {
         let name = &self.workspace.name;
         // The command outlives the session, so dropping that only lets go of it.
-        drop(session::start(context, provider, name, request).await?);
+        drop(session::start(provider, name, request, &mut session::signals(context)?).await?);
         context.note(&format!("started; see its output with: {} workspace logs {name}", context.program));
         Ok(Exit::SUCCESS)
     }
