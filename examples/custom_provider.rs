@@ -24,6 +24,8 @@ use kled_core::workspace::{Workspace, WorkspaceSpec};
 use kled_core::{Error, ErrorKind, LabelKey, LabelValue, ProviderName, Result, WorkspaceName};
 use kled_providers::local::LocalProvider;
 
+type Items<T> = BoxStream<'static, Result<T>>;
+
 /// A provider with a house rule.
 #[derive(Debug)]
 struct HouseRule<P> {
@@ -68,24 +70,16 @@ impl<P: Provider> Provider for HouseRule<P> {
     async fn workspace_status(&self, name: &WorkspaceName, options: StatusOptions) -> Result<Workspace> {
         self.inner.workspace_status(name, options).await
     }
-    fn list_workspaces(&self, options: ListOptions) -> BoxStream<'static, Result<Workspace>> {
+    fn list_workspaces(&self, options: ListOptions) -> Items<Workspace> {
         self.inner.list_workspaces(options)
     }
     async fn exec(&self, name: &WorkspaceName, request: ExecRequest) -> Result<ExecSession> {
         self.inner.exec(name, request).await
     }
-    async fn workspace_logs(
-        &self,
-        name: &WorkspaceName,
-        options: LogsOptions,
-    ) -> Result<BoxStream<'static, Result<LogLine>>> {
+    async fn workspace_logs(&self, name: &WorkspaceName, options: LogsOptions) -> Result<Items<LogLine>> {
         self.inner.workspace_logs(name, options).await
     }
-    async fn workspace_events(
-        &self,
-        name: &WorkspaceName,
-        options: EventsOptions,
-    ) -> Result<BoxStream<'static, Result<Event>>> {
+    async fn workspace_events(&self, name: &WorkspaceName, options: EventsOptions) -> Result<Items<Event>> {
         self.inner.workspace_events(name, options).await
     }
 }

@@ -224,8 +224,7 @@ async fn overtake(trial: &Trial, number: usize) -> Outcome {
     }
     deleted?;
     left?;
-    let gone = || async { Ok(trial.nothing_left("", &name).await.is_ok()) };
-    trial.becomes_true("the backend after the hung create was dropped", "nothing left", gone).await?;
+    trial.nothing_left_soon("the backend after the hung create was dropped", &name).await?;
     trial.create_makes_one(&name, &trial.fixture.spec()).await?;
     trial.delete_leaves_nothing(&name).await
 }

@@ -257,6 +257,19 @@ impl Trial {
         Ok(())
     }
 
+    /// Waits until the backend has nothing of `name`: for what ends without a call that waits for it.
+    pub(super) async fn nothing_left_soon(
+        &self,
+        what: impl fmt::Display + Send,
+        name: &WorkspaceName,
+    ) -> Outcome {
+        let look = || async {
+            let residue = self.ok("asking the backend for residue", self.fixture.residue(name)).await?;
+            Ok(residue.is_empty())
+        };
+        self.becomes_true(what, "nothing left in the backend", look).await
+    }
+
     /// Deletes and proves that nothing is left.
     pub(super) async fn delete_leaves_nothing(&self, name: &WorkspaceName) -> Outcome {
         let provider = self.provider().await?;
