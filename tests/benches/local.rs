@@ -132,10 +132,16 @@ fn memory(name: &WorkspaceName) -> Result<String> {
     // The benchmark itself is no part of the workspace.
     processes.remove(&Path::new("/proc").join(std::process::id().to_string()));
     let sum = |field: &str| -> u64 {
-        let rollups = processes.iter().filter_map(|path| std::fs::read_to_string(path.join("smaps_rollup")).ok());
+        let rollups =
+            processes.iter().filter_map(|path| std::fs::read_to_string(path.join("smaps_rollup")).ok());
         rollups.filter_map(|text| kilobytes(&text, field)).sum()
     };
-    Ok(format!("{} KiB resident, {} KiB proportional, {} processes", sum("Rss:"), sum("Pss:"), processes.len()))
+    Ok(format!(
+        "{} KiB resident, {} KiB proportional, {} processes",
+        sum("Rss:"),
+        sum("Pss:"),
+        processes.len()
+    ))
 }
 
 fn kilobytes(text: &str, field: &str) -> Option<u64> {

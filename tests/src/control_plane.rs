@@ -17,6 +17,8 @@ use crate::{kubeconfig, wait};
 
 const START_DEADLINE: Duration = Duration::from_secs(90);
 
+const READY_TRY: Duration = Duration::from_secs(2);
+
 /// Service addresses; the first is the API server's own, the tenth the cluster's DNS by custom.
 pub(crate) const SERVICE_RANGE: &str = "10.96.0.0/16";
 const API_SERVICE: &str = "10.96.0.1";
@@ -199,7 +201,9 @@ impl ApiServer {
         wait::until(START_DEADLINE, "the API server", async || {
             self.check_running()?;
             let request = http::Request::get("/readyz").body(Vec::new())?;
-            let said = client.request_text(request).await.with_context(|| self.server.log_tail())?;
+            // A request sent while the server starts may never be answered; the next one is.
+            let said = tokio::time::timeout(READY_TRY, client.request_text(request)).await;
+            let said = said.context("no answer")?.with_context(|| self.server.log_tail())?;
             ensure!(said == "ok", "it said {said}");
             Ok(())
         })
