@@ -1,4 +1,8 @@
 //! Workspaces on this machine.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the backends use it"))]
 pub(crate) mod checkout;
+#[cfg(feature = "local-container")]
+pub mod container;
+pub(crate) mod secrets;
+
+pub use secrets::EnvironmentAndFileSecrets;
