@@ -231,7 +231,9 @@ impl Error {
     /// A [`ErrorKind::Timeout`] of `operation` after `after`.
     #[must_use]
     pub fn timeout(operation: &'static str, after: std::time::Duration) -> Self {
-        Self::new(ErrorKind::Timeout, "the deadline passed").during(operation).with("after", format!("{after:?}"))
+        Self::new(ErrorKind::Timeout, "the deadline passed")
+            .during(operation)
+            .with("after", format!("{after:?}"))
     }
 
     /// A [`ErrorKind::NotFound`] of a workspace.
@@ -300,10 +302,7 @@ mod tests {
 
     #[test]
     fn only_temporary_errors_become_persistent() {
-        assert_eq!(
-            Error::new(ErrorKind::Unavailable, "down").persistent().status(),
-            ErrorStatus::Persistent
-        );
+        assert_eq!(Error::new(ErrorKind::Unavailable, "down").persistent().status(), ErrorStatus::Persistent);
         assert_eq!(Error::new(ErrorKind::NotFound, "gone").persistent().status(), ErrorStatus::Permanent);
     }
 }

@@ -124,6 +124,13 @@ checked_name! {
     "at most 63 lower-case letters, digits and hyphens, beginning and ending with a letter or digit", is_dns_label
 }
 
+impl ProviderName {
+    /// The name of the in-memory provider where none is given.
+    pub(crate) fn memory() -> Self {
+        Self("memory".into())
+    }
+}
+
 checked_name! {
     /// The name of an environment variable, by the rule that Kubernetes has for one.
     VariableName, "environment variable name",
@@ -177,7 +184,9 @@ impl FromStr for WorkspaceId {
 
     fn from_str(text: &str) -> Result<Self> {
         text.parse().map(Self).map_err(|cause: uuid::Error| {
-            Error::new(ErrorKind::InvalidInput, "malformed workspace identity").with("value", text).because(cause)
+            Error::new(ErrorKind::InvalidInput, "malformed workspace identity")
+                .with("value", text)
+                .because(cause)
         })
     }
 }

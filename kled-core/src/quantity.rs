@@ -80,8 +80,9 @@ fn suffix_in_nano(suffix: &str) -> Option<i128> {
 
 fn parse_nano(text: &str) -> Option<i128> {
     let unsigned = text.strip_prefix('+').unwrap_or(text);
-    let digits_end =
-        unsigned.find(|character: char| !character.is_ascii_digit() && character != '.').unwrap_or(unsigned.len());
+    let digits_end = unsigned
+        .find(|character: char| !character.is_ascii_digit() && character != '.')
+        .unwrap_or(unsigned.len());
     let (number, suffix) = unsigned.split_at(digits_end);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') || fraction.len() > 18 {

@@ -1,4 +1,11 @@
-//! Kled providers.
+//! Backends of Kled's [`Provider`](kled_core::provider::Provider) trait, each behind a cargo feature.
+//!
+//! | feature | backend |
+//! |---|---|
+//! | `local` | [`local`]: sandboxed processes on this machine; needs nothing installed but git |
+//! | `local-container` | adds containers of Docker or Podman to `local` |
+//!
+//! No feature is on by default: a service pays for the backends that it names.
 
-#[cfg(feature = "local")]
+#[cfg(all(feature = "local", unix))]
 pub mod local;

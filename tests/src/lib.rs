@@ -1,1 +1,31 @@
-//! The test harness of Kled.
+//! The test harness of Kled: real servers, real nodes, and suites that say what they skipped.
+//!
+//! - [`suite`]: async cases as trials of `cargo test`; a case that cannot run here is skipped with its reason.
+//! - [`image`]: container images made from local files.
+//! - [`podman`]: a container engine behind the Docker API.
+//! - [`control_plane`]: an API server and its store, in seconds, many side by side.
+//! - [`cluster`]: a real node with pods, services, DNS, `exec` and logs; one for a whole run.
+//! - [`servers`]: fetches, builds and caches the real servers; [`programs`] finds them and says what is missing.
+//! - [`workspaces`]: repositories, fixtures of the conformance suite, and what is left of a workspace.
+//! - [`summary`]: counts what `cargo test` says.
+//! - [`enclosure`] and [`slot`]: where fixtures run, and how nothing of them stays behind.
+
+mod authority;
+mod cgroup;
+mod ledger;
+mod link;
+
+pub mod cluster;
+pub mod control_plane;
+pub mod enclosure;
+pub mod image;
+pub mod kubeconfig;
+pub mod podman;
+pub mod process;
+pub mod programs;
+pub mod servers;
+pub mod slot;
+pub mod suite;
+pub mod summary;
+pub mod wait;
+pub mod workspaces;

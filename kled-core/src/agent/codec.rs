@@ -49,7 +49,9 @@ fn protocol_error(message: impl Into<String>) -> Error {
 }
 
 fn json<T: Serialize>(value: &T) -> Result<Bytes> {
-    serde_json::to_vec(value).map(Bytes::from).map_err(|cause| protocol_error("cannot encode a message").because(cause))
+    serde_json::to_vec(value)
+        .map(Bytes::from)
+        .map_err(|cause| protocol_error("cannot encode a message").because(cause))
 }
 
 fn from_json<T: DeserializeOwned>(payload: &Bytes) -> Result<T> {
@@ -163,10 +165,10 @@ impl<Incoming> Default for FrameCodec<Incoming> {
 
 fn encode(message: &impl Message, wire: &mut BytesMut) -> Result<()> {
     let payload = message.payload()?;
-    let length = u32::try_from(payload.len())
-        .ok()
-        .filter(|_| payload.len() <= FRAME_MAX)
-        .ok_or_else(|| protocol_error("message is too long").with("bytes", payload.len()).with("limit", FRAME_MAX))?;
+    let length =
+        u32::try_from(payload.len()).ok().filter(|_| payload.len() <= FRAME_MAX).ok_or_else(|| {
+            protocol_error("message is too long").with("bytes", payload.len()).with("limit", FRAME_MAX)
+        })?;
     wire.reserve(HEADER + payload.len());
     wire.put_u32(length);
     wire.put_u8(message.kind());
@@ -234,8 +236,9 @@ mod tests {
     fn messages() -> impl Strategy<Value = ClientMessage> {
         prop_oneof![
             prop::collection::vec(any::<u8>(), 0..300).prop_map(|bytes| ClientMessage::Stdin(bytes.into())),
-            prop::collection::vec("\\PC{0,8}", 1..4)
-                .prop_map(|arguments| ClientMessage::Exec(ExecRequest::new(arguments).environment("A", "b").command)),
+            prop::collection::vec("\\PC{0,8}", 1..4).prop_map(|arguments| ClientMessage::Exec(
+                ExecRequest::new(arguments).environment("A", "b").command
+            )),
             any::<u64>().prop_map(|grace_milliseconds| ClientMessage::Shutdown { grace_milliseconds }),
             (any::<u16>(), any::<u16>())
                 .prop_map(|(rows, columns)| ClientMessage::Resize(TerminalSize { rows, columns })),

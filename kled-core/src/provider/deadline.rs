@@ -7,8 +7,8 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use super::{
-    Capabilities, CreateOptions, DeleteOptions, Deletion, Event, EventsOptions, ExecRequest, ExecSession, ListOptions,
-    LogLine, LogsOptions, Provider, StartOptions, StatusOptions, StopOptions,
+    Capabilities, CreateOptions, DeleteOptions, Deletion, Event, EventsOptions, ExecRequest, ExecSession,
+    ListOptions, LogLine, LogsOptions, Provider, StartOptions, StatusOptions, StopOptions,
 };
 use crate::workspace::{Operation, Workspace, WorkspaceSpec};
 use crate::{Error, ProviderName, Result, WorkspaceName};
@@ -33,11 +33,19 @@ impl<P: Provider> DeadlineProvider<P> {
         timeout: Duration,
         call: impl Future<Output = Result<T>> + Send,
     ) -> Result<T> {
-        let timeout = timeout.min(self.maximum);
-        match tokio::time::timeout(timeout, call).await {
-            Ok(result) => result,
-            Err(_) => Err(Error::timeout(operation.as_str(), timeout)),
-        }
+        within(operation, timeout.min(self.maximum), call).await
+    }
+}
+
+/// Ends `call` after `timeout`.
+pub(super) async fn within<T>(
+    operation: Operation,
+    timeout: Duration,
+    call: impl Future<Output = Result<T>> + Send,
+) -> Result<T> {
+    match tokio::time::timeout(timeout, call).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::timeout(operation.as_str(), timeout)),
     }
 }
 
@@ -58,7 +66,8 @@ impl<P: Provider> Provider for DeadlineProvider<P> {
         spec: &WorkspaceSpec,
         options: CreateOptions,
     ) -> Result<Workspace> {
-        self.within(Operation::Create, options.timeout, self.inner.create_workspace(name, spec, options)).await
+        self.within(Operation::Create, options.timeout, self.inner.create_workspace(name, spec, options))
+            .await
     }
 
     async fn delete_workspace(&self, name: &WorkspaceName, options: DeleteOptions) -> Result<Deletion> {

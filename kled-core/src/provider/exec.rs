@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -228,7 +229,7 @@ pub struct ExecSession {
     pub stdout: Reader,
     /// Its standard error. Empty with a terminal.
     pub stderr: Reader,
-    control: Box<dyn CommandControl>,
+    control: Arc<dyn CommandControl>,
     exit: futures::future::Fuse<BoxFuture<'static, Result<ExitStatus>>>,
     status: Option<ExitStatus>,
 }
@@ -242,7 +243,7 @@ impl ExecSession {
         control: Box<dyn CommandControl>,
         exit: BoxFuture<'static, Result<ExitStatus>>,
     ) -> Self {
-        Self { stdin, stdout, stderr, control, exit: exit.fuse(), status: None }
+        Self { stdin, stdout, stderr, control: Arc::from(control), exit: exit.fuse(), status: None }
     }
 
     /// Waits for the end. May be dropped and called again.
@@ -258,20 +259,29 @@ impl ExecSession {
         Ok(status)
     }
 
+    /// What resizes and signals the command, for a task that does so while another one reads and waits.
+    #[must_use]
+    pub fn control(&self) -> Arc<dyn CommandControl> {
+        Arc::clone(&self.control)
+    }
+
     /// Gives the terminal a new size.
     ///
     /// # Errors
     /// When there is no terminal or the command has ended.
-    pub async fn resize(&self, size: TerminalSize) -> Result<()> {
-        self.control.resize(size).await
+    pub fn resize(&self, size: TerminalSize) -> impl Future<Output = Result<()>> + Send + use<> {
+        // Not an `async fn`: that would borrow the session, whose streams no two tasks may share.
+        let control = self.control();
+        async move { control.resize(size).await }
     }
 
     /// Sends a signal to the command's process group.
     ///
     /// # Errors
     /// When the command has ended or the backend has no signals.
-    pub async fn signal(&self, signal: Signal) -> Result<()> {
-        self.control.signal(signal).await
+    pub fn signal(&self, signal: Signal) -> impl Future<Output = Result<()>> + Send + use<> {
+        let control = self.control();
+        async move { control.signal(signal).await }
     }
 
     /// Reads both outputs to their ends and waits for the end of the command.

@@ -8,8 +8,8 @@ use futures::future::BoxFuture;
 use futures::{Stream, TryStreamExt};
 
 use super::{
-    CreateOptions, DeleteOptions, Deletion, Event, EventStream, ExecRequest, ListOptions, Output, Progress, Provider,
-    StartOptions, StatusOptions, StopOptions,
+    CreateOptions, DeleteOptions, Deletion, Event, EventStream, ExecRequest, ListOptions, Output, Progress,
+    Provider, StartOptions, StatusOptions, StopOptions,
 };
 use crate::workspace::{Workspace, WorkspaceSpec};
 use crate::{Result, WorkspaceName};
@@ -143,6 +143,9 @@ impl<T: Unpin> Stream for OperationStream<'_, T> {
 
 impl<T> std::fmt::Debug for OperationStream<'_, T> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("OperationStream").field("done", &self.future.is_none()).finish_non_exhaustive()
+        formatter
+            .debug_struct("OperationStream")
+            .field("done", &self.future.is_none())
+            .finish_non_exhaustive()
     }
 }

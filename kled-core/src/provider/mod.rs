@@ -21,7 +21,7 @@ mod exec;
 mod ext;
 mod faults;
 mod logs;
-
+mod memory;
 mod options;
 mod read_only;
 mod registry;
@@ -33,20 +33,22 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
-pub use capabilities::{Capabilities, CommandCapabilities, Enforcement, LimitCapabilities, SandboxCapabilities};
+pub use capabilities::{
+    Capabilities, CommandCapabilities, Enforcement, LimitCapabilities, SandboxCapabilities,
+};
 pub use deadline::DeadlineProvider;
 pub use event::{Event, EventStream, Progress, Severity, StepCount};
 pub use exec::{
-    Command, CommandControl, ExecRequest, ExecSession, ExitStatus, Output, Signal, StandardInput, TerminalSize,
-    Variables,
+    Command, CommandControl, ExecRequest, ExecSession, ExitStatus, Output, Signal, StandardInput,
+    TerminalSize, Variables,
 };
 pub use ext::{OperationStream, OperationUpdate, ProviderExt};
 pub use faults::{Fault, FaultInjector, Faults};
 pub use logs::{LogLine, LogStream};
-
+pub use memory::{Clock, MemoryBackend, MemoryProvider, MemoryProviderBuilder};
 pub use options::{
-    CreateOptions, DeleteOptions, Deletion, EventsOptions, ListOptions, LogsOptions, StartOptions, StatusOptions,
-    StopOptions,
+    CreateOptions, DeleteOptions, Deletion, EventsOptions, ListOptions, LogsOptions, StartOptions,
+    StatusOptions, StopOptions,
 };
 pub use read_only::ReadOnlyProvider;
 pub use registry::{ProviderFactory, ProviderSettings, Registry};
@@ -188,11 +190,19 @@ macro_rules! forward_provider {
                 (**self).create_workspace(name, spec, options).await
             }
 
-            async fn delete_workspace(&self, name: &WorkspaceName, options: DeleteOptions) -> Result<Deletion> {
+            async fn delete_workspace(
+                &self,
+                name: &WorkspaceName,
+                options: DeleteOptions,
+            ) -> Result<Deletion> {
                 (**self).delete_workspace(name, options).await
             }
 
-            async fn start_workspace(&self, name: &WorkspaceName, options: StartOptions) -> Result<Workspace> {
+            async fn start_workspace(
+                &self,
+                name: &WorkspaceName,
+                options: StartOptions,
+            ) -> Result<Workspace> {
                 (**self).start_workspace(name, options).await
             }
 
@@ -200,7 +210,11 @@ macro_rules! forward_provider {
                 (**self).stop_workspace(name, options).await
             }
 
-            async fn workspace_status(&self, name: &WorkspaceName, options: StatusOptions) -> Result<Workspace> {
+            async fn workspace_status(
+                &self,
+                name: &WorkspaceName,
+                options: StatusOptions,
+            ) -> Result<Workspace> {
                 (**self).workspace_status(name, options).await
             }
 

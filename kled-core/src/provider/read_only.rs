@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 
 use super::{
-    Capabilities, CreateOptions, DeleteOptions, Deletion, Event, EventsOptions, ExecRequest, ExecSession, ListOptions,
-    LogLine, LogsOptions, Provider, StartOptions, StatusOptions, StopOptions,
+    Capabilities, CreateOptions, DeleteOptions, Deletion, Event, EventsOptions, ExecRequest, ExecSession,
+    ListOptions, LogLine, LogsOptions, Provider, StartOptions, StatusOptions, StopOptions,
 };
 use crate::workspace::{Operation, Workspace, WorkspaceSpec};
 use crate::{Error, ErrorKind, ProviderName, Result, WorkspaceName};
@@ -43,7 +43,12 @@ impl<P: Provider> Provider for ReadOnlyProvider<P> {
         &self.capabilities
     }
 
-    async fn create_workspace(&self, name: &WorkspaceName, _: &WorkspaceSpec, _: CreateOptions) -> Result<Workspace> {
+    async fn create_workspace(
+        &self,
+        name: &WorkspaceName,
+        _: &WorkspaceSpec,
+        _: CreateOptions,
+    ) -> Result<Workspace> {
         Err(refused(Operation::Create, name))
     }
 

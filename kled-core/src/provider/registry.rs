@@ -26,7 +26,9 @@ impl ProviderSettings {
     pub fn finish(self) -> Result<()> {
         match self.0.into_keys().next() {
             None => Ok(()),
-            Some(key) => Err(Error::new(ErrorKind::InvalidInput, "unknown provider setting").with("setting", key)),
+            Some(key) => {
+                Err(Error::new(ErrorKind::InvalidInput, "unknown provider setting").with("setting", key))
+            }
         }
     }
 }
@@ -81,7 +83,8 @@ impl Registry {
         R: Future<Output = Result<Arc<dyn Provider>>> + Send + 'static,
     {
         if self.0.contains_key(&name) {
-            return Err(Error::new(ErrorKind::Conflict, "a provider of this name is registered").with("provider", name));
+            return Err(Error::new(ErrorKind::Conflict, "a provider of this name is registered")
+                .with("provider", name));
         }
         self.0.insert(name, Arc::new(move |settings| Box::pin(factory(settings))));
         Ok(())

@@ -5,8 +5,8 @@ use futures::stream::BoxStream;
 use tracing::{Instrument, Span};
 
 use super::{
-    Capabilities, CreateOptions, DeleteOptions, Deletion, Event, EventsOptions, ExecRequest, ExecSession, ListOptions,
-    LogLine, LogsOptions, Provider, StartOptions, StatusOptions, StopOptions,
+    Capabilities, CreateOptions, DeleteOptions, Deletion, Event, EventsOptions, ExecRequest, ExecSession,
+    ListOptions, LogLine, LogsOptions, Provider, StartOptions, StatusOptions, StopOptions,
 };
 use crate::workspace::{Operation, Workspace, WorkspaceSpec};
 use crate::{ProviderName, Result, WorkspaceName};

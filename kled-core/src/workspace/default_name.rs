@@ -32,7 +32,8 @@ pub fn default_name(source: &Source) -> WorkspaceName {
     let hash = hex::encode(Sha256::digest(identity(source).as_bytes()));
     let name = format!("{readable}-{}", &hash[..HASH_DIGITS]);
     // `readable` is a DNS label of at most READABLE_MAX characters, so the whole is one too.
-    WorkspaceName::new(name).unwrap_or_else(|_| unreachable!("a label, a hyphen and hexadecimal digits are a label"))
+    WorkspaceName::new(name)
+        .unwrap_or_else(|_| unreachable!("a label, a hyphen and hexadecimal digits are a label"))
 }
 
 fn readable_part(source: &Source) -> String {

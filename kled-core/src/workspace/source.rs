@@ -71,7 +71,8 @@ impl Repository {
 
     fn parse_url(text: &str) -> Result<Self> {
         // The text of a URL is not repeated in errors: it may hold a password.
-        let malformed = |why: String| Error::new(ErrorKind::InvalidInput, format!("malformed repository URL: {why}"));
+        let malformed =
+            |why: String| Error::new(ErrorKind::InvalidInput, format!("malformed repository URL: {why}"));
         let url = Url::parse(text).map_err(|cause| malformed(cause.to_string()))?;
         if !matches!(url.scheme(), "https" | "http" | "ssh" | "git" | "file") {
             return Err(malformed(format!("scheme {:?} is not supported", url.scheme()))
@@ -81,7 +82,9 @@ impl Repository {
             return Err(malformed("it carries a password or token".into())
                 .hint("leave it out of the URL and let a git credential helper or an SSH key supply it"));
         }
-        if url.scheme() != "file" && url.host_str().is_none_or(|host| host.is_empty() || host.starts_with('-')) {
+        if url.scheme() != "file"
+            && url.host_str().is_none_or(|host| host.is_empty() || host.starts_with('-'))
+        {
             return Err(malformed("it has no valid host".into()));
         }
         if url.query().is_some() || url.fragment().is_some() {
@@ -132,7 +135,8 @@ impl FromStr for Repository {
         if user.is_some_and(|user| user.contains(':')) {
             return Err(Error::new(ErrorKind::InvalidInput, "the repository address carries a password"));
         }
-        let option_like = |part: &str| part.is_empty() || part.starts_with('-') || part.contains(char::is_whitespace);
+        let option_like =
+            |part: &str| part.is_empty() || part.starts_with('-') || part.contains(char::is_whitespace);
         if option_like(host) || user.is_some_and(option_like) || path.is_empty() {
             return Err(invalid("repository", "write an scp-like address as user@host:path", text));
         }
@@ -410,7 +414,9 @@ mod tests {
         for good in ["main", "feat/feature1", "v1.0.0", "ümlaut"] {
             assert!(good.parse::<ReferenceName>().is_ok(), "{good}");
         }
-        for bad in ["", "@", "-b", "a..b", "a b", "a~1", "a:b", "x.lock", "a//b", "/a", "a/", ".a", "a@{1}", "a."] {
+        for bad in
+            ["", "@", "-b", "a..b", "a b", "a~1", "a:b", "x.lock", "a//b", "/a", "a/", ".a", "a@{1}", "a."]
+        {
             assert!(bad.parse::<ReferenceName>().is_err(), "{bad}");
         }
         assert!("0123abc".parse::<CommitId>().is_ok());

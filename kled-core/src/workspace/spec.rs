@@ -205,11 +205,16 @@ mod optional_duration {
 
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(value: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(
+        value: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         value.map(super::format_duration).serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
         Option::<String>::deserialize(deserializer)?
             .map(|text| super::parse_duration(&text).map_err(serde::de::Error::custom))
             .transpose()
@@ -390,7 +395,9 @@ fn environment(pairs: Vec<(String, String)>) -> Result<BTreeMap<VariableName, St
     let checked = |(name, value): (String, String)| {
         let name: VariableName = name.parse()?;
         if value.contains('\0') {
-            return Err(Error::new(ErrorKind::InvalidInput, "the value has a NUL character").with("variable", name));
+            return Err(
+                Error::new(ErrorKind::InvalidInput, "the value has a NUL character").with("variable", name)
+            );
         }
         Ok((name, value))
     };
@@ -410,7 +417,9 @@ fn checked_image(image: String) -> Result<String> {
 fn revision(branch: Option<String>, tag: Option<String>, commit: Option<String>) -> Result<Revision> {
     match (branch, tag, commit) {
         (None, None, None) => Ok(Revision::Default),
-        (Some(branch), None, None) => in_field("branch", branch.parse::<ReferenceName>()).map(Revision::Branch),
+        (Some(branch), None, None) => {
+            in_field("branch", branch.parse::<ReferenceName>()).map(Revision::Branch)
+        }
         (None, Some(tag), None) => in_field("tag", tag.parse::<ReferenceName>()).map(Revision::Tag),
         (None, None, Some(commit)) => in_field("commit", commit.parse::<CommitId>()).map(Revision::Commit),
         _ => Err(Error::new(ErrorKind::InvalidInput, "branch, tag and commit exclude one another")),

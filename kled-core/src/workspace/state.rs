@@ -263,9 +263,8 @@ impl WorkspaceStatus {
         match (operation, self) {
             (Operation::Delete, _) => Act,
             (Operation::Status | Operation::List | Operation::Logs | Operation::Events, _) => Satisfied,
-            (_, Self::Deleting) | (Operation::Create | Operation::Start | Operation::Stop, Self::Creating { .. }) => {
-                Wait
-            }
+            (_, Self::Deleting)
+            | (Operation::Create | Operation::Start | Operation::Stop, Self::Creating { .. }) => Wait,
             (Operation::Create, Self::Interrupted { .. }) => Act,
             // A stopped workspace exists as asked for: create does not start what somebody stopped.
             (Operation::Create, Self::Running { .. } | Self::Stopped { .. }) => Satisfied,
@@ -276,7 +275,10 @@ impl WorkspaceStatus {
             (Operation::Stop, Self::Stopped { .. }) => Satisfied,
             (Operation::Exec, Self::Running { .. }) => Satisfied,
             (Operation::Start | Operation::Stop, Self::Interrupted { .. }) => Refuse,
-            (Operation::Exec, Self::Creating { .. } | Self::Interrupted { .. } | Self::Stopped { .. } | Self::Failed { .. }) => Refuse,
+            (
+                Operation::Exec,
+                Self::Creating { .. } | Self::Interrupted { .. } | Self::Stopped { .. } | Self::Failed { .. },
+            ) => Refuse,
         }
     }
 
@@ -306,8 +308,12 @@ impl fmt::Display for WorkspaceStatus {
             Self::Interrupted { step, message: Some(message) } => write!(formatter, " ({step}: {message})"),
             Self::Interrupted { step, message: None } => write!(formatter, " ({step})"),
             Self::Stopped { reason: StopReason::Idle, .. } => formatter.write_str(" (idle)"),
-            Self::Stopped { reason: StopReason::Crashed { message }, .. } => write!(formatter, " (crashed: {message})"),
-            Self::Stopped { reason: StopReason::HostRestarted, .. } => formatter.write_str(" (host restarted)"),
+            Self::Stopped { reason: StopReason::Crashed { message }, .. } => {
+                write!(formatter, " (crashed: {message})")
+            }
+            Self::Stopped { reason: StopReason::HostRestarted, .. } => {
+                formatter.write_str(" (host restarted)")
+            }
             Self::Failed { reason, message } => write!(formatter, " ({reason}: {message})"),
             Self::Running { .. } | Self::Stopped { .. } | Self::Deleting => Ok(()),
         }
@@ -346,7 +352,11 @@ mod tests {
     #[test]
     fn commands_run_in_a_running_workspace_only() {
         for status in every_status() {
-            assert_eq!(status.decide(Operation::Exec) == Decision::Satisfied, status.is_running(), "{status}");
+            assert_eq!(
+                status.decide(Operation::Exec) == Decision::Satisfied,
+                status.is_running(),
+                "{status}"
+            );
         }
     }
 

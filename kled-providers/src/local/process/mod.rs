@@ -1,0 +1,308 @@
+//! Workspaces as processes of this machine.
+//!
+//! ```text
+//! ProcessProvider --starts--> supervisor --starts--> sandbox [ serve --starts--> commands ]
+//!        |                        |                              |
+//!        +-- record.json          +-- lock, run.json, log        +-- agent.sock  <-- exec --
+//! ```
+
+mod cgroup;
+mod create;
+mod environment;
+mod journal;
+mod launch;
+mod layout;
+mod lifecycle;
+mod proc;
+mod record;
+mod removal;
+mod sandbox;
+mod serve;
+mod session;
+mod socket;
+mod supervisor;
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use kled_core::ports::SecretSource;
+use kled_core::provider::{
+    Capabilities, CommandCapabilities, CreateOptions, DeleteOptions, Deletion, Enforcement, Event,
+    EventsOptions, ExecRequest, ExecSession, Faults, LimitCapabilities, ListOptions, LogLine, LogsOptions,
+    Provider, SandboxCapabilities, StartOptions, StatusOptions, StopOptions,
+};
+use kled_core::workspace::{Decision, Isolation, Operation, Workspace, WorkspaceSpec};
+use kled_core::{Error, ProviderName, Result, WorkspaceName};
+
+pub use launch::SupervisorProgram;
+
+use cgroup::Hierarchy;
+use layout::{Folder, Lock, Root, blocking, read_json};
+use record::{Observed, Record};
+pub use sandbox::Sandbox;
+
+/// Workspaces as processes of this machine, sandboxed unless the spec asks for none.
+#[derive(Clone, Debug)]
+pub(crate) struct ProcessProvider(Arc<Inner>);
+
+/// What all handles of one provider share.
+#[derive(Debug)]
+struct Inner {
+    name: ProviderName,
+    root: Root,
+    user_home: PathBuf,
+    supervisor: Option<SupervisorProgram>,
+    secrets: Arc<dyn SecretSource>,
+    faults: Faults,
+    hierarchy: Hierarchy,
+    /// Found when it is first needed: the look starts a process.
+    strongest: OnceLock<Option<Sandbox>>,
+    preferred: Option<Sandbox>,
+    capabilities: Capabilities,
+}
+
+/// What a [`ProcessProvider`] is made from.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) name: ProviderName,
+    pub(crate) root: PathBuf,
+    pub(crate) user_home: PathBuf,
+    pub(crate) supervisor: Option<SupervisorProgram>,
+    pub(crate) secrets: Arc<dyn SecretSource>,
+    pub(crate) faults: Faults,
+    /// Taken instead of the strongest, where it works.
+    pub(crate) sandbox: Option<Sandbox>,
+}
+
+impl ProcessProvider {
+    pub(crate) fn new(settings: Settings) -> Self {
+        let hierarchy = Hierarchy::detect();
+        let capabilities = capabilities(&hierarchy);
+        Self(Arc::new(Inner {
+            name: settings.name,
+            root: Root::new(settings.root),
+            user_home: settings.user_home,
+            supervisor: settings.supervisor,
+            secrets: settings.secrets,
+            faults: settings.faults,
+            hierarchy,
+            strongest: OnceLock::new(),
+            preferred: settings.sandbox,
+            capabilities,
+        }))
+    }
+
+    async fn within<T>(
+        &self,
+        operation: Operation,
+        timeout: Duration,
+        name: &WorkspaceName,
+        call: impl Future<Output = Result<T>> + Send,
+    ) -> Result<T> {
+        match tokio::time::timeout(timeout, call).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::timeout(operation.as_str(), timeout)),
+        }
+        .map_err(|error| error.during(operation.as_str()).with("workspace", name))
+    }
+
+    /// The record of a workspace and what is observed of it. `None` when there is no such workspace.
+    async fn look(&self, name: &WorkspaceName) -> Result<Option<(Record, Observed)>> {
+        let folder = self.0.root.folder(name);
+        blocking(move || observe(&folder)).await
+    }
+
+    /// True when it has a workspace of this name.
+    pub(crate) async fn has(&self, name: &WorkspaceName) -> Result<bool> {
+        Ok(self.look(name).await?.is_some())
+    }
+
+    async fn found(&self, name: &WorkspaceName) -> Result<(Record, Observed)> {
+        self.look(name).await?.ok_or_else(|| Error::workspace_not_found(name))
+    }
+
+    fn workspace(&self, (record, observed): &(Record, Observed)) -> Workspace {
+        record.workspace(&self.0.name, observed)
+    }
+
+    async fn status(&self, name: &WorkspaceName) -> Result<Workspace> {
+        self.0.faults.at(Operation::Status, "read").await?;
+        Ok(self.workspace(&self.found(name).await?))
+    }
+
+    async fn list(&self, options: &ListOptions) -> Result<Vec<Result<Workspace>>> {
+        self.0.faults.at(Operation::List, "read").await?;
+        let inner = Arc::clone(&self.0);
+        let looked = blocking(move || {
+            let folders = layout::entries(&inner.root.workspaces())?;
+            Ok(folders.into_iter().map(|path| observe(&Folder::at(path))).collect::<Vec<_>>())
+        })
+        .await?;
+        let shown = looked
+            .into_iter()
+            .filter_map(|looked| looked.transpose())
+            .map(|looked| Ok(self.workspace(&looked?)));
+        Ok(shown
+            .filter(|workspace| workspace.as_ref().map_or(true, |workspace| options.matches(workspace)))
+            .collect())
+    }
+
+    async fn start_command(&self, name: &WorkspaceName, request: ExecRequest) -> Result<ExecSession> {
+        self.0.faults.at(Operation::Exec, "look").await?;
+        let (record, observed) = self.found(name).await?;
+        let status = record.status(&observed);
+        if status.decide(Operation::Exec) != Decision::Satisfied {
+            return Err(status.refusal(Operation::Exec, name));
+        }
+        let mut command = request.command;
+        let asked = std::mem::take(&mut command.environment.0);
+        let spec = &record.spec;
+        command
+            .environment
+            .0
+            .extend(spec.environment.iter().map(|(name, value)| (name.to_string(), value.clone())));
+        for (variable, reference) in &spec.secrets {
+            let secret =
+                self.0.secrets.secret(reference).await.map_err(|error| error.with("variable", variable))?;
+            command.environment.0.insert(variable.to_string(), secret.expose().to_owned());
+        }
+        command.environment.0.extend(asked);
+        self.0.faults.at(Operation::Exec, "start").await?;
+        session::start(&self.0.root.folder(name).run(), command).await
+    }
+
+    /// True when nothing more will be written to the logs of a run: for those who follow them.
+    fn run_ended(folder: &Folder) -> bool {
+        observe(folder).ok().flatten().is_none_or(|(_, observed)| observed.running().is_none())
+    }
+}
+
+/// Reads what is stored of a workspace and looks at what is true. `None` when there is no record: a folder without one
+/// is a create that was cut short before it was anything.
+fn observe(folder: &Folder) -> Result<Option<(Record, Observed)>> {
+    // The locks first: an operation that ends meanwhile has written its record before it gave its lock back.
+    let operation = Lock::is_held(&folder.operation_lock())?;
+    let supervised = Lock::is_held(&folder.supervisor_lock())?;
+    let Some(record) = read_json::<Record>(&folder.record())? else { return Ok(None) };
+    let run = read_json(&folder.run_record())?;
+    let stop = read_json(&folder.stop_record())?;
+    Ok(Some((record, Observed { operation, supervised, run, stop, boot: proc::boot() })))
+}
+
+fn capabilities(hierarchy: &Hierarchy) -> Capabilities {
+    let (cpu, memory) = hierarchy.enforcement();
+    let disk = Enforcement::NotEnforced { reason: "folders of this machine have no quota".into() };
+    Capabilities {
+        isolations: vec![Isolation::Default, Isolation::Process, Isolation::None],
+        checkout: true,
+        images: false,
+        durable: true,
+        commands: CommandCapabilities {
+            exec: true,
+            shell: true,
+            terminal: true,
+            signals: true,
+            detach: true,
+        },
+        logs: true,
+        events: true,
+        idle_timeout: true,
+        time_to_live: true,
+        limits: LimitCapabilities { cpu, memory, disk },
+        sandbox: SandboxCapabilities {
+            files: cfg!(target_os = "linux"),
+            processes: cfg!(target_os = "linux"),
+        },
+    }
+}
+
+#[async_trait]
+impl Provider for ProcessProvider {
+    fn name(&self) -> &ProviderName {
+        &self.0.name
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.0.capabilities
+    }
+
+    async fn create_workspace(
+        &self,
+        name: &WorkspaceName,
+        spec: &WorkspaceSpec,
+        options: CreateOptions,
+    ) -> Result<Workspace> {
+        let timeout = options.timeout;
+        self.within(Operation::Create, timeout, name, self.create(name, spec, options.progress)).await
+    }
+
+    async fn delete_workspace(&self, name: &WorkspaceName, options: DeleteOptions) -> Result<Deletion> {
+        self.within(Operation::Delete, options.timeout, name, self.delete(name, &options.progress)).await
+    }
+
+    async fn start_workspace(&self, name: &WorkspaceName, options: StartOptions) -> Result<Workspace> {
+        self.within(Operation::Start, options.timeout, name, self.start(name, &options.progress)).await
+    }
+
+    async fn stop_workspace(&self, name: &WorkspaceName, options: StopOptions) -> Result<Workspace> {
+        let stop = self.stop(name, options.grace_period, &options.progress);
+        self.within(Operation::Stop, options.timeout, name, stop).await
+    }
+
+    async fn workspace_status(&self, name: &WorkspaceName, options: StatusOptions) -> Result<Workspace> {
+        self.within(Operation::Status, options.timeout, name, self.status(name)).await
+    }
+
+    fn list_workspaces(&self, options: ListOptions) -> BoxStream<'static, Result<Workspace>> {
+        let provider = self.clone();
+        let listed = async move {
+            let timeout = options.timeout;
+            let listed = tokio::time::timeout(timeout, provider.list(&options)).await;
+            listed
+                .unwrap_or_else(|_| Err(Error::timeout(Operation::List.as_str(), timeout)))
+                .unwrap_or_else(|error| vec![Err(error.during(Operation::List.as_str()))])
+        };
+        futures::stream::once(listed).flat_map(futures::stream::iter).boxed()
+    }
+
+    async fn exec(&self, name: &WorkspaceName, request: ExecRequest) -> Result<ExecSession> {
+        let timeout = request.start_timeout;
+        self.within(Operation::Exec, timeout, name, self.start_command(name, request)).await
+    }
+
+    async fn workspace_logs(
+        &self,
+        name: &WorkspaceName,
+        options: LogsOptions,
+    ) -> Result<BoxStream<'static, Result<LogLine>>> {
+        let read = async {
+            self.0.faults.at(Operation::Logs, "read").await?;
+            self.found(name).await?;
+            let folder = self.0.root.folder(name);
+            let log = folder.log();
+            let ended = move || Self::run_ended(&folder);
+            journal::read(log, options.tail, options.follow.then_some(ended)).await
+        };
+        self.within(Operation::Logs, options.timeout, name, read).await
+    }
+
+    async fn workspace_events(
+        &self,
+        name: &WorkspaceName,
+        options: EventsOptions,
+    ) -> Result<BoxStream<'static, Result<Event>>> {
+        let read = async {
+            self.0.faults.at(Operation::Events, "read").await?;
+            self.found(name).await?;
+            let folder = self.0.root.folder(name);
+            let events = folder.events();
+            let ended = move || !folder.record().exists();
+            journal::read(events, None, options.follow.then_some(ended)).await
+        };
+        self.within(Operation::Events, options.timeout, name, read).await
+    }
+}

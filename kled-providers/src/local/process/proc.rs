@@ -1,0 +1,165 @@
+//! What the kernel says of processes, through `/proc`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+use serde::{Deserialize, Serialize};
+
+/// A process that cannot be mistaken for a later one with the same number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ProcessId {
+    /// The number, which the kernel uses again.
+    pub(crate) number: u32,
+    /// When it began, in clock ticks since boot (field 22 of `/proc/PID/stat`).
+    pub(crate) start_time: u64,
+}
+
+impl ProcessId {
+    /// This process.
+    pub(crate) fn own() -> Self {
+        let number = std::process::id();
+        Self { number, start_time: stat(number).map_or(0, |stat| stat.start_time) }
+    }
+
+    /// True while it runs. A zombie has ended.
+    pub(crate) fn is_alive(self) -> bool {
+        stat(self.number).is_some_and(|stat| stat.start_time == self.start_time && !stat.ended)
+    }
+
+    /// Sends a signal if it is still the same process.
+    pub(crate) fn signal(self, signal: Signal) {
+        if self.is_alive() {
+            send(self.number, signal);
+        }
+    }
+}
+
+struct Stat {
+    parent: u32,
+    start_time: u64,
+    ended: bool,
+}
+
+fn stat(number: u32) -> Option<Stat> {
+    let text = std::fs::read_to_string(format!("/proc/{number}/stat")).ok()?;
+    // The name in parentheses may hold anything, so fields are counted from the last parenthesis.
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+    Some(Stat {
+        ended: matches!(*fields.first()?, "Z" | "X"),
+        parent: fields.get(1)?.parse().ok()?,
+        start_time: fields.get(19)?.parse().ok()?,
+    })
+}
+
+fn every_process() -> impl Iterator<Item = u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn send(number: u32, signal: Signal) {
+    let process = i32::try_from(number).ok().and_then(Pid::from_raw);
+    if let Some(process) = process {
+        // A process that is gone meanwhile is what the signal was for.
+        let _gone = rustix::process::kill_process(process, signal);
+    }
+}
+
+/// The boot of this kernel, so that what a record says of another boot is not taken for now.
+pub(crate) fn boot() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// Running processes that have `variable=value` in the environment they were started with.
+pub(crate) fn with_variable(variable: &str, value: &str) -> BTreeSet<u32> {
+    let marker = format!("{variable}={value}");
+    let marked = |number: &u32| {
+        let environment = std::fs::read(Path::new("/proc").join(number.to_string()).join("environ"));
+        environment.is_ok_and(|bytes| bytes.split(|byte| *byte == 0).any(|entry| entry == marker.as_bytes()))
+    };
+    every_process().filter(|number| *number != std::process::id()).filter(marked).collect()
+}
+
+/// True while the process runs. A zombie has ended.
+pub(crate) fn running(number: u32) -> bool {
+    stat(number).is_some_and(|stat| !stat.ended)
+}
+
+/// Running descendants of `ancestor`, not itself.
+pub(crate) fn descendants(ancestor: u32) -> BTreeSet<u32> {
+    let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for number in every_process() {
+        if let Some(stat) = stat(number).filter(|stat| !stat.ended) {
+            children.entry(stat.parent).or_default().push(number);
+        }
+    }
+    let (mut found, mut next) = (BTreeSet::new(), vec![ancestor]);
+    while let Some(parent) = next.pop() {
+        for child in children.get(&parent).into_iter().flatten() {
+            if found.insert(*child) {
+                next.push(*child);
+            }
+        }
+    }
+    found
+}
+
+/// Children that have ended and that nobody in `known` waits for: orphans that this process adopted.
+pub(crate) fn ended_orphans(known: &BTreeSet<u32>) -> Vec<u32> {
+    let own = std::process::id();
+    let orphan = |number: &u32| stat(*number).is_some_and(|stat| stat.ended && stat.parent == own);
+    every_process().filter(|number| !known.contains(number)).filter(orphan).collect()
+}
+
+/// Kills what `find` finds, again and again, until it finds nothing or `limit` is over. Says whether nothing is left.
+///
+/// Processes are looked up anew each time, since what is being killed may still start others.
+pub(crate) async fn kill_all(limit: Duration, find: impl Fn() -> BTreeSet<u32>) -> bool {
+    let deadline = tokio::time::Instant::now() + limit;
+    loop {
+        let found = find();
+        if found.is_empty() {
+            return true;
+        }
+        if tokio::time::Instant::now() >= deadline {
+            return false;
+        }
+        for number in found {
+            send(number, Signal::KILL);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_is_alive_and_a_reused_number_is_not() {
+        let own = ProcessId::own();
+        assert!(own.is_alive());
+        assert!(!ProcessId { start_time: own.start_time + 1, ..own }.is_alive());
+    }
+
+    #[tokio::test]
+    async fn marked_processes_and_descendants_are_found_and_killed() {
+        let mut shell = tokio::process::Command::new("sh")
+            .args(["-c", "sleep 1000 & wait"])
+            .env("KLED_PROC_TEST", "42")
+            .spawn()
+            .unwrap();
+        let number = shell.id().unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while descendants(number).is_empty() {
+            assert!(std::time::Instant::now() < deadline, "the shell started nothing");
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(with_variable("KLED_PROC_TEST", "42").len(), 2);
+        assert!(kill_all(Duration::from_secs(10), || descendants(number)).await);
+        shell.wait().await.unwrap();
+        assert!(with_variable("KLED_PROC_TEST", "42").is_empty());
+    }
+}

@@ -1,0 +1,176 @@
+//! The commands that run in a workspace.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kled_core::agent::AgentStatus;
+use kled_core::provider::{LogLine, LogStream};
+use kled_core::workspace::StopReason;
+use rustix::process::{Pid, Signal, WaitOptions};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::super::proc;
+use super::{Configuration, Report, report};
+
+/// How long killed processes may take to end.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+
+/// The commands of one workspace, and when one last began or ended.
+#[derive(Debug)]
+pub(super) struct Commands {
+    pub(super) configuration: Configuration,
+    state: Mutex<State>,
+    /// When nothing runs: since when. `None` while something runs.
+    idle_since: watch::Sender<Option<Instant>>,
+    end: watch::Sender<Option<StopReason>>,
+}
+
+#[derive(Debug)]
+struct State {
+    next_number: u64,
+    /// Processes that somebody here waits for.
+    running: BTreeSet<u32>,
+    last_activity: Timestamp,
+}
+
+impl Commands {
+    pub(super) fn new(configuration: Configuration) -> Self {
+        let state = State { next_number: 1, running: BTreeSet::new(), last_activity: Timestamp::now() };
+        Self {
+            configuration,
+            state: Mutex::new(state),
+            idle_since: watch::Sender::new(Some(Instant::now())),
+            end: watch::Sender::new(None),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere leaves the numbers as they are, which is as good as it gets.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A number that no other command of this run has.
+    pub(super) fn next_number(&self) -> u64 {
+        let mut state = self.state();
+        state.next_number += 1;
+        state.next_number - 1
+    }
+
+    pub(super) fn began(&self, process: u32) {
+        let mut state = self.state();
+        state.running.insert(process);
+        state.last_activity = Timestamp::now();
+        self.idle_since.send_replace(None);
+    }
+
+    pub(super) fn ended(&self, process: u32) {
+        let mut state = self.state();
+        state.running.remove(&process);
+        state.last_activity = Timestamp::now();
+        if state.running.is_empty() {
+            self.idle_since.send_replace(Some(Instant::now()));
+        }
+    }
+
+    pub(super) fn status(&self) -> AgentStatus {
+        let state = self.state();
+        AgentStatus {
+            version: env!("CARGO_PKG_VERSION").into(),
+            commands: u32::try_from(state.running.len()).unwrap_or(u32::MAX),
+            last_activity: state.last_activity,
+        }
+    }
+
+    pub(super) fn announce_end(&self, reason: StopReason) {
+        self.end.send_replace(Some(reason));
+    }
+
+    /// Waits until the workspace has to end: somebody asked for it, or it was idle for too long.
+    pub(super) async fn ending(&self) -> StopReason {
+        let mut end = self.end.subscribe();
+        tokio::select! {
+            ended = end.wait_for(Option::is_some) => {
+                ended.ok().and_then(|reason| reason.clone()).unwrap_or(StopReason::Requested)
+            }
+            () = self.idle_for_too_long() => {
+                log(LogStream::Supervisor, None, "idle for as long as its idle timeout: stopping".into());
+                self.end_all(Duration::from_secs(1)).await;
+                StopReason::Idle
+            }
+        }
+    }
+
+    async fn idle_for_too_long(&self) {
+        let Some(timeout) = self.configuration.idle_timeout else { return std::future::pending().await };
+        let mut idle_since = self.idle_since.subscribe();
+        loop {
+            let since = *idle_since.borrow_and_update();
+            let passed = async {
+                match since {
+                    Some(since) => tokio::time::sleep_until(since + timeout).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = passed => return,
+                // The sender lives as long as `self`.
+                _ = idle_since.changed() => {}
+            }
+        }
+    }
+
+    /// Everything that runs in the workspace besides this process.
+    fn others(&self) -> BTreeSet<u32> {
+        let own = std::process::id();
+        if self.configuration.sandbox.has_own_processes() {
+            // The first process is the sandbox's own; all others descend from it.
+            let mut others = proc::descendants(1);
+            others.remove(&own);
+            others
+        } else {
+            proc::descendants(own)
+        }
+    }
+
+    /// Asks everything to end, waits for `grace`, and kills the rest.
+    pub(super) async fn end_all(&self, grace: Duration) {
+        let deadline = Instant::now() + grace;
+        for process in self.others() {
+            signal(process, Signal::TERM);
+        }
+        while !self.others().is_empty() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            self.reap_orphans();
+        }
+        proc::kill_all(KILL_LIMIT, || {
+            self.reap_orphans();
+            self.others()
+        })
+        .await;
+    }
+
+    /// Takes note of the end of adopted processes, which nobody waits for.
+    pub(super) fn reap_orphans(&self) {
+        let running = self.state().running.clone();
+        for orphan in proc::ended_orphans(&running) {
+            let process = i32::try_from(orphan).ok().and_then(Pid::from_raw);
+            // One that somebody else reaped meanwhile is reaped.
+            let _reaped = process.map(|process| rustix::process::waitpid(Some(process), WaitOptions::NOHANG));
+        }
+    }
+}
+
+pub(super) fn signal(process: u32, signal: Signal) {
+    if let Some(process) = i32::try_from(process).ok().and_then(Pid::from_raw) {
+        // A process that is gone meanwhile needs no signal.
+        let _gone = rustix::process::kill_process(process, signal);
+    }
+}
+
+/// Writes a line to the workspace's log, which the supervisor keeps.
+pub(super) fn log(stream: LogStream, command: Option<String>, line: String) {
+    report(&Report::Log(LogLine { time: Timestamp::now(), stream, command, line }));
+}

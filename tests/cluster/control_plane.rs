@@ -1,0 +1,64 @@
+//! The control plane answers, several run side by side, and nothing of them stays behind.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kled_tests::control_plane::ControlPlane;
+use kled_tests::servers::table::KUBERNETES_VERSION;
+use kled_tests::suite::Suite;
+use kube::Api;
+use kube::api::PostParams;
+
+fn config_map(owner: &str) -> ConfigMap {
+    let data = BTreeMap::from([("owner".to_owned(), owner.to_owned())]);
+    let metadata = ObjectMeta { name: Some("owner".to_owned()), ..ObjectMeta::default() };
+    ConfigMap { metadata, data: Some(data), ..ConfigMap::default() }
+}
+
+async fn answers() -> Result<()> {
+    let plane = ControlPlane::start().await?;
+    let version = plane.client().apiserver_version().await?;
+    ensure!(version.git_version == format!("v{KUBERNETES_VERSION}"), "it is {}", version.git_version);
+    let namespaces: Api<Namespace> = Api::all(plane.client());
+    namespaces.get("default").await?;
+    Ok(())
+}
+
+async fn two_run_side_by_side() -> Result<()> {
+    let (first, second) = tokio::try_join!(ControlPlane::start(), ControlPlane::start())?;
+    ensure!(first.url() != second.url(), "both listen on {}", first.url());
+    for (plane, owner) in [(&first, "first"), (&second, "second")] {
+        let maps: Api<ConfigMap> = Api::default_namespaced(plane.client());
+        maps.create(&PostParams::default(), &config_map(owner)).await?;
+    }
+    for (plane, owner) in [(&first, "first"), (&second, "second")] {
+        let maps: Api<ConfigMap> = Api::default_namespaced(plane.client());
+        let data = maps.get("owner").await?.data.context("data")?;
+        ensure!(data["owner"] == owner, "{owner} sees the data of {}", data["owner"]);
+    }
+    Ok(())
+}
+
+async fn leaves_nothing() -> Result<()> {
+    let plane = ControlPlane::start().await?;
+    let (directory, processes) = (plane.directory().to_owned(), plane.processes()?);
+    drop(plane);
+    ensure!(!directory.exists(), "{} is still there", directory.display());
+    for process in processes {
+        ensure!(!Path::new(&format!("/proc/{process}")).exists(), "process {process} is still there");
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    Suite::new("control plane")
+        .skip_all_if(ControlPlane::missing())
+        .case("answers at its version", answers)
+        .case("two run side by side", two_run_side_by_side)
+        .case("leaves no process and no directory", leaves_nothing)
+        .run()
+}

@@ -1,0 +1,133 @@
+//! Pods and services in a namespace of a test's own.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::core::v1::{self, Pod as PodObject, Service};
+use kled_tests::cluster::Cluster;
+use kled_tests::wait;
+use kube::Api;
+use kube::api::{AttachParams, DeleteParams, LogParams, PostParams};
+use serde_json::json;
+use tokio::io::AsyncReadExt as _;
+
+const RUN_DEADLINE: Duration = Duration::from_secs(90);
+const EXEC_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Every pod's memory limit, in bytes.
+pub(crate) const MEMORY_LIMIT: u64 = 64 * 1024 * 1024;
+
+/// A namespace that belongs to one test.
+pub(crate) struct Namespace {
+    name: String,
+    client: kube::Client,
+}
+
+impl Namespace {
+    /// Creates it and waits until pods can be made in it.
+    pub(crate) async fn create(cluster: &Cluster, name: &str) -> Result<Self> {
+        let client = cluster.client();
+        let namespaces: Api<v1::Namespace> = Api::all(client.clone());
+        let object = serde_json::from_value(json!({"metadata": {"name": name}}))?;
+        namespaces.create(&PostParams::default(), &object).await?;
+        let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), name);
+        wait::until(RUN_DEADLINE, "the service account", async || Ok(accounts.get("default").await?)).await?;
+        Ok(Self { name: name.to_owned(), client })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Starts a pod that runs a shell script and waits until it is ready.
+    pub(crate) async fn run(&self, name: &str, image: &str, script: &str) -> Result<Pod> {
+        let pods: Api<PodObject> = Api::namespaced(self.client.clone(), &self.name);
+        let object = serde_json::from_value(json!({
+            "metadata": {"name": name, "labels": {"app": name}},
+            "spec": {
+                "terminationGracePeriodSeconds": 0,
+                "containers": [{
+                    "name": "main",
+                    "image": image,
+                    "imagePullPolicy": "Never",
+                    "command": ["sh", "-c", script],
+                    "resources": {"limits": {"memory": MEMORY_LIMIT.to_string()}},
+                }],
+            },
+        }))?;
+        pods.create(&PostParams::default(), &object).await?;
+        let pod = Pod { name: name.to_owned(), pods };
+        wait::until(RUN_DEADLINE, "the pod to be ready", async || pod.check_ready().await).await?;
+        Ok(pod)
+    }
+
+    /// Puts a service in front of the pods of an app.
+    pub(crate) async fn expose(&self, name: &str, app: &str, port: u16, target: u16) -> Result<()> {
+        let services: Api<Service> = Api::namespaced(self.client.clone(), &self.name);
+        let object = serde_json::from_value(json!({
+            "metadata": {"name": name},
+            "spec": {"selector": {"app": app}, "ports": [{"port": port, "targetPort": target}]},
+        }))?;
+        services.create(&PostParams::default(), &object).await?;
+        Ok(())
+    }
+
+    /// Deletes it, without waiting for its end.
+    pub(crate) async fn delete(self) -> Result<()> {
+        let namespaces: Api<v1::Namespace> = Api::all(self.client);
+        namespaces.delete(&self.name, &DeleteParams::default()).await?;
+        Ok(())
+    }
+}
+
+/// A pod that runs.
+pub(crate) struct Pod {
+    name: String,
+    pods: Api<PodObject>,
+}
+
+/// What a command in a pod said and how it ended.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) output: String,
+    pub(crate) errors: String,
+    pub(crate) status: Option<String>,
+}
+
+impl Pod {
+    async fn check_ready(&self) -> Result<()> {
+        let status = self.pods.get_status(&self.name).await?.status.context("no status yet")?;
+        let ready = status.conditions.iter().flatten().any(|it| it.type_ == "Ready" && it.status == "True");
+        ensure!(ready, "its status is {}", serde_json::to_string(&status)?);
+        Ok(())
+    }
+
+    pub(crate) async fn address(&self) -> Result<String> {
+        let status = self.pods.get_status(&self.name).await?.status.context("no status")?;
+        status.pod_ip.context("no address")
+    }
+
+    pub(crate) async fn log(&self) -> Result<String> {
+        Ok(self.pods.logs(&self.name, &LogParams::default()).await?)
+    }
+
+    /// Runs a shell script in the pod.
+    pub(crate) async fn exec(&self, script: &str) -> Result<Said> {
+        let parameters = AttachParams::default().stdout(true).stderr(true).stdin(false);
+        let said = async {
+            let mut process = self.pods.exec(&self.name, ["sh", "-c", script], &parameters).await?;
+            let mut output = process.stdout().context("no output")?;
+            let mut errors = process.stderr().context("no errors")?;
+            let status = process.take_status().context("no status")?;
+            let mut said = Said { output: String::new(), errors: String::new(), status: None };
+            tokio::try_join!(
+                output.read_to_string(&mut said.output),
+                errors.read_to_string(&mut said.errors)
+            )?;
+            said.status = status.await.and_then(|status| status.status);
+            anyhow::Ok(said)
+        };
+        tokio::time::timeout(EXEC_DEADLINE, said).await.context("exec did not end in time")?
+    }
+}

@@ -1,0 +1,21 @@
+//! What the processes of a local workspace can reach, which limits hold, and what a crash leaves.
+
+mod crash;
+mod limits;
+mod sandbox;
+mod scene;
+
+use std::process::ExitCode;
+
+use kled_providers::local::{Sandbox, SupervisorProgram};
+use kled_tests::suite::Suite;
+
+fn main() -> ExitCode {
+    let supervisor = SupervisorProgram::this_program();
+    let mut suite = Suite::new("local");
+    for (name, sandbox) in [("bubblewrap", Sandbox::Bubblewrap), ("landlock", Sandbox::Landlock)] {
+        suite = sandbox::add(suite, name, sandbox, &supervisor);
+    }
+    suite = limits::add(suite, &supervisor);
+    crash::add(suite, &supervisor).run()
+}

@@ -1,0 +1,3 @@
+module kled.io/tests/servers/pause
+
+go 1.26.0

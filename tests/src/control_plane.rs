@@ -1,0 +1,254 @@
+//! An API server with its store and nothing else: enough for whatever only talks to the API.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::authority::{self, Authority, Subject};
+use crate::process::Server;
+use crate::programs::{self, Privilege};
+use crate::slot::Slot;
+use crate::{kubeconfig, wait};
+
+const START_DEADLINE: Duration = Duration::from_secs(90);
+
+/// Service addresses; the first is the API server's own, the tenth the cluster's DNS by custom.
+pub(crate) const SERVICE_RANGE: &str = "10.96.0.0/16";
+const API_SERVICE: &str = "10.96.0.1";
+
+/// What everything inside a cluster calls the API server.
+const API_NAMES: [&str; 6] = [
+    "localhost",
+    "127.0.0.1",
+    "kubernetes",
+    "kubernetes.default",
+    "kubernetes.default.svc",
+    "kubernetes.default.svc.cluster.local",
+];
+
+/// Below the range that the kernel gives to clients, so that no passing connection holds a port.
+const FIRST_PORT: u16 = 18_000;
+const PORTS_PER_SLOT: u16 = 16;
+
+/// etcd and kube-apiserver on `127.0.0.1`, with certificates, ports and a directory of their own.
+///
+/// It takes no privilege and many run side by side. No controller runs: objects stay as they were written, no
+/// service account gets made, nothing is scheduled. For nodes see [`Cluster`](crate::cluster::Cluster).
+///
+/// ```no_run
+/// # async fn example() -> anyhow::Result<()> {
+/// use k8s_openapi::api::core::v1::Namespace;
+/// use kled_tests::control_plane::ControlPlane;
+///
+/// let plane = ControlPlane::start().await?;
+/// let namespaces: kube::Api<Namespace> = kube::Api::all(plane.client());
+/// assert!(namespaces.get_opt("default").await?.is_some());
+/// # Ok(())
+/// # }
+/// ```
+pub struct ControlPlane {
+    // Order matters: fields are dropped from the first to the last, and the slot sweeps what is left.
+    server: ApiServer,
+    client: kube::Client,
+    slot: Slot,
+}
+
+impl ControlPlane {
+    /// Why it cannot run here, in one line; `None` if it can.
+    #[must_use]
+    pub fn missing() -> Option<String> {
+        programs::missing(&["etcd", "kube-apiserver"], Privilege::User)
+    }
+
+    /// Starts both servers and waits until the API server is ready.
+    ///
+    /// # Errors
+    /// When one ends or is not ready in time; the message quotes its log.
+    pub async fn start() -> Result<Self> {
+        let slot = Slot::take("control-plane")?;
+        let site = Site::on_machine(&slot)?;
+        let (server, client) = ApiServer::start(&slot, &site).await?;
+        Ok(Self { server, client, slot })
+    }
+
+    /// A client with all rights.
+    #[must_use]
+    pub fn client(&self) -> kube::Client {
+        self.client.clone()
+    }
+
+    /// A kubeconfig file with all rights.
+    #[must_use]
+    pub fn kubeconfig(&self) -> &Path {
+        &self.server.kubeconfig
+    }
+
+    /// Where the API server listens.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.server.url
+    }
+
+    /// A directory that is removed with the control plane.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.slot.directory()
+    }
+
+    /// The ids of etcd and of the API server.
+    ///
+    /// # Errors
+    /// When another thread panicked while it held one of them.
+    pub fn processes(&self) -> Result<[u32; 2]> {
+        Ok([self.server.store.id()?, self.server.server.id()?])
+    }
+}
+
+/// Where a control plane runs: on the machine or in an enclosure.
+pub(crate) struct Site<'a> {
+    pub(crate) address: Ipv4Addr,
+    pub(crate) api_port: u16,
+    pub(crate) store_ports: [u16; 2],
+    pub(crate) command: Box<dyn Fn(&str) -> Result<Command> + Send + Sync + 'a>,
+}
+
+impl Site<'static> {
+    fn on_machine(slot: &Slot) -> Result<Self> {
+        let [api_port, first, second] = free_ports(slot.number())?;
+        let find = |name: &str| {
+            Ok(Command::new(programs::find(name).with_context(|| format!("no program {name}"))?))
+        };
+        let (address, command) = (Ipv4Addr::LOCALHOST, Box::new(find));
+        Ok(Self { address, api_port, store_ports: [first, second], command })
+    }
+}
+
+/// Free ports out of the slot's own range: no other fixture can take them between this look and their use.
+fn free_ports(number: u8) -> Result<[u16; 3]> {
+    let first = FIRST_PORT + u16::from(number) * PORTS_PER_SLOT;
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let free: Vec<u16> = (first..first + PORTS_PER_SLOT).filter(is_free).take(3).collect();
+    free.try_into().map_err(|_| anyhow::anyhow!("too few free ports from {first} on"))
+}
+
+/// A running API server with its store and its authority.
+pub(crate) struct ApiServer {
+    server: Server,
+    store: Server,
+    pub(crate) authority: Authority,
+    pub(crate) service_account_key: PathBuf,
+    pub(crate) kubeconfig: PathBuf,
+    pub(crate) url: String,
+}
+
+impl ApiServer {
+    pub(crate) async fn start(slot: &Slot, site: &Site<'_>) -> Result<(Self, kube::Client)> {
+        let directory = slot.create_directory("authority")?;
+        let store = Server::start(slot, "etcd", store_command(slot, site)?)?;
+        let authority = Authority::create(&directory, "authority")?;
+        let (service_account_key, service_account_public_key) =
+            authority::key_pair(&directory, "service-account")?;
+        let mut command = (site.command)("kube-apiserver")?;
+        command.args(api_flags(site)).args(certificate_flags(&authority, site, &directory)?);
+        command.arg(flag("service-account-key-file", &service_account_public_key));
+        command.arg(flag("service-account-signing-key-file", &service_account_key));
+        command.arg(flag("cert-dir", &directory));
+        let server = Server::start(slot, "kube-apiserver", command)?;
+        let url = format!("https://{}:{}", site.address, site.api_port);
+        let administrator =
+            authority.issue("administrator", &Subject::user("administrator", &["system:masters"]))?;
+        let kubeconfig = slot.directory().join("kubeconfig");
+        kubeconfig::write(&kubeconfig, &url, &authority.certificate(), &administrator)?;
+        let client = kubeconfig::client(&kubeconfig).await?;
+        let started = Self { server, store, authority, service_account_key, kubeconfig, url };
+        started.wait_until_ready(&client).await?;
+        Ok((started, client))
+    }
+
+    async fn wait_until_ready(&self, client: &kube::Client) -> Result<()> {
+        wait::until(START_DEADLINE, "the API server", async || {
+            self.check_running()?;
+            let request = http::Request::get("/readyz").body(Vec::new())?;
+            let said = client.request_text(request).await.with_context(|| self.server.log_tail())?;
+            ensure!(said == "ok", "it said {said}");
+            Ok(())
+        })
+        .await
+    }
+
+    pub(crate) fn check_running(&self) -> Result<()> {
+        self.store.check_running()?;
+        self.server.check_running()
+    }
+}
+
+fn store_command(slot: &Slot, site: &Site<'_>) -> Result<Command> {
+    let mut command = (site.command)("etcd")?;
+    let data = slot.directory().join("etcd");
+    let [clients, peers] = site.store_ports.map(|port| format!("http://127.0.0.1:{port}"));
+    command.arg(flag("data-dir", &data));
+    command.arg(format!("--listen-client-urls={clients}")).arg(format!("--advertise-client-urls={clients}"));
+    command.arg(format!("--listen-peer-urls={peers}")).arg(format!("--initial-advertise-peer-urls={peers}"));
+    command.arg(format!("--initial-cluster=default={peers}"));
+    // A test's data need not survive the machine.
+    command.arg("--unsafe-no-fsync").arg("--log-level=warn");
+    Ok(command)
+}
+
+fn api_flags(site: &Site<'_>) -> Vec<String> {
+    let mut flags = vec![
+        format!("--etcd-servers=http://127.0.0.1:{}", site.store_ports[0]),
+        format!("--secure-port={}", site.api_port),
+        format!("--bind-address={}", site.address),
+        format!("--advertise-address={}", site.address),
+        format!("--service-cluster-ip-range={SERVICE_RANGE}"),
+    ];
+    let fixed = [
+        "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+        "--authorization-mode=Node,RBAC",
+        "--enable-admission-plugins=NodeRestriction",
+        "--allow-privileged=true",
+        "--kubelet-preferred-address-types=InternalIP",
+        "--profiling=false",
+    ];
+    flags.extend(fixed.map(str::to_owned));
+    if site.address.is_loopback() {
+        // The API server refuses to publish a loopback address, and without pods nobody would use it.
+        flags.push("--endpoint-reconciler-type=none".to_owned());
+    }
+    flags
+}
+
+fn certificate_flags(authority: &Authority, site: &Site<'_>, directory: &Path) -> Result<Vec<String>> {
+    let address = site.address.to_string();
+    let hosts = [&API_NAMES[..], &[API_SERVICE, &address]].concat();
+    let serving = authority.issue("kube-apiserver", &Subject::server("kube-apiserver", &hosts))?;
+    let kubelet_client =
+        authority.issue("kubelet-client", &Subject::user("kube-apiserver", &["system:masters"]))?;
+    // Of its own: whoever this authority signs for may speak for anyone.
+    let front = Authority::create(directory, "front-proxy-authority")?;
+    let proxy = front.issue("front-proxy", &Subject::user("front-proxy", &[]))?;
+    Ok(vec![
+        flag("client-ca-file", &authority.certificate_path()),
+        flag("tls-cert-file", &serving.certificate_path),
+        flag("tls-private-key-file", &serving.key_path),
+        flag("kubelet-certificate-authority", &authority.certificate_path()),
+        flag("kubelet-client-certificate", &kubelet_client.certificate_path),
+        flag("kubelet-client-key", &kubelet_client.key_path),
+        flag("requestheader-client-ca-file", &front.certificate_path()),
+        flag("proxy-client-cert-file", &proxy.certificate_path),
+        flag("proxy-client-key-file", &proxy.key_path),
+        "--requestheader-allowed-names=front-proxy".to_owned(),
+        "--requestheader-username-headers=X-Remote-User".to_owned(),
+        "--requestheader-group-headers=X-Remote-Group".to_owned(),
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-".to_owned(),
+    ])
+}
+
+/// `--NAME=PATH`.
+pub(crate) fn flag(name: &str, path: &Path) -> String {
+    format!("--{name}={}", path.display())
+}

@@ -1,0 +1,40 @@
+//! Kubeconfig files with everything inside, so that they can be copied anywhere.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use serde_json::json;
+
+use crate::authority::Credential;
+
+/// Writes a kubeconfig; as JSON, which is YAML too.
+pub(crate) fn write(path: &Path, server: &str, authority: &str, user: &Credential) -> Result<()> {
+    let config = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "kled",
+        "contexts": [{"name": "kled", "context": {"cluster": "kled", "user": "kled"}}],
+        "clusters": [{"name": "kled", "cluster": {
+            "server": server,
+            "certificate-authority-data": STANDARD.encode(authority),
+        }}],
+        "users": [{"name": "kled", "user": {
+            "client-certificate-data": STANDARD.encode(&user.certificate),
+            "client-key-data": STANDARD.encode(&user.key),
+        }}],
+    });
+    std::fs::write(path, config.to_string()).with_context(|| format!("write {}", path.display()))
+}
+
+/// A client of whatever the kubeconfig's current context names.
+///
+/// # Errors
+/// When the file is no kubeconfig.
+pub async fn client(path: &Path) -> Result<kube::Client> {
+    let file = Kubeconfig::read_from(path).with_context(|| format!("read {}", path.display()))?;
+    let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+    kube::Client::try_from(config).context("make a Kubernetes client")
+}
