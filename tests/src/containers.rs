@@ -20,7 +20,7 @@ use crate::workspaces::{FILE, repository};
 /// The image of the workspaces: busybox, as root.
 pub const IMAGE: &str = "localhost/kled-workspace:1";
 
-/// The same with a user of its own.
+/// The same as `nobody`.
 pub const USER_IMAGE: &str = "localhost/kled-workspace-user:1";
 
 const SECRET: &str = "a-secret-of-the-tests";
@@ -42,9 +42,11 @@ impl Containers {
         repository(&folder.path().join("one"), 20)?;
         repository(&folder.path().join("other"), 0)?;
         std::fs::write(folder.path().join("secret"), SECRET)?;
-        let users = "root:x:0:0:root:/root:/bin/sh\ndev:x:1000:1000:dev:/tmp:/bin/sh\n";
-        let with_user = Image::busybox(USER_IMAGE)?.file("etc/passwd", users, 0o644).user("dev");
-        for (name, image) in [("root", Image::busybox(IMAGE)?), ("user", with_user)] {
+        for (name, image) in
+            [("root", Image::busybox(IMAGE)?), ("user", Image::busybox(USER_IMAGE)?.user("nobody"))]
+        {
+            // The suite writes files with it.
+            let image = image.link("bin/tee", "busybox");
             let archive = folder.path().join(format!("{name}.tar"));
             image.write(&archive)?;
             podman.load_image(&archive).await?;

@@ -139,14 +139,22 @@ impl Context {
                         turn.end().await;
                         return match result {
                             Ok(()) => self.answer(name, marks).await,
-                            // Another create, which shares no lock with this one, was faster.
-                            Err(error) => self.answer(name, marks).await.map_err(|_| error),
+                            Err(error) => self.instead_of(error, name, marks).await,
                         };
                     }
                 }
                 _ => {}
             }
             tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// What a create answers that failed: the work of another create, which shares no lock with this one and was
+    /// faster, or that it was overtaken, or what failed.
+    async fn instead_of(&self, error: Error, name: &WorkspaceName, marks: &Marks) -> Result<Workspace> {
+        match self.answer(name, marks).await {
+            Err(other) if other.kind() != ErrorKind::Cancelled => Err(error),
+            result => result,
         }
     }
 

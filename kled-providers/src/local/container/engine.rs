@@ -26,6 +26,9 @@ pub(super) type Labels = HashMap<String, String>;
 /// counts; this one is only for connections that nobody waits for any more.
 const REQUEST_SECONDS: u64 = 3600;
 
+/// Podman records the end of a container in some ten milliseconds.
+const SETTLING: Duration = Duration::from_millis(10);
+
 /// A container or volume as a list shows it.
 #[derive(Clone, Debug)]
 pub(super) struct Listed {
@@ -107,7 +110,8 @@ impl Engine {
         match objects {
             Objects::Containers => {
                 let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
-                let containers = self.docker.list_containers(Some(options)).await.map_err(Failed::plain)?;
+                let list = || self.docker.list_containers(Some(options.clone()));
+                let containers = settled(list).await.map_err(Failed::plain)?;
                 Ok(containers
                     .into_iter()
                     .filter_map(|container| {
@@ -129,7 +133,7 @@ impl Engine {
     }
 
     pub(super) async fn container(&self, name: &str) -> Result<Option<ContainerInspectResponse>> {
-        present(self.docker.inspect_container(name, None::<InspectContainerOptions>).await)
+        present(settled(|| self.docker.inspect_container(name, None::<InspectContainerOptions>)).await)
     }
 
     pub(super) async fn create_container(&self, name: &str, body: ContainerCreateBody) -> Result<()> {
@@ -204,6 +208,22 @@ impl Engine {
             }
         }
         Ok(())
+    }
+}
+
+/// Asks again while a container is in a state that Podman has and the Docker API has not: its process has ended and
+/// its end is not recorded yet. The deadline of the operation ends it.
+async fn settled<T, R>(ask: impl Fn() -> R) -> std::result::Result<T, ApiError>
+where
+    R: Future<Output = std::result::Result<T, ApiError>>,
+{
+    loop {
+        match ask().await {
+            Err(ApiError::JsonDataError { message, .. }) if message.contains("unknown variant `stopped`") => {
+                tokio::time::sleep(SETTLING).await;
+            }
+            result => return result,
+        }
     }
 }
 

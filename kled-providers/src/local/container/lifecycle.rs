@@ -29,14 +29,12 @@ const LOOKS: usize = 4;
 impl Context {
     pub(super) async fn observe(&self, name: &WorkspaceName) -> Result<Observation> {
         let (object, label) = (object_name(name), of_workspace(name));
-        // One after the other, and the claim before what only exists with it: a claim that is seen to be missing was
-        // missing when the rest was looked at, or a create has begun since.
-        let claim = self.engine.volume(&object).await?;
+        // The volumes last: a claim is made before and removed before all else, so what is seen without a claim here
+        // has none any more, and is not of a create that begins just now.
         let container = self.engine.container(&object).await?;
         let containers = self.engine.list(Objects::Containers, &label).await?;
         let volumes = self.engine.list(Objects::Volumes, &label).await?;
-        // Somebody's volume that happens to have the name claims nothing.
-        let claim = claim.filter(|labels| labels.contains_key(WORKSPACE));
+        let claim = volumes.iter().find(|volume| volume.name == object).map(|volume| volume.labels.clone());
         Ok(Observation { claim, containers, volumes, container })
     }
 
