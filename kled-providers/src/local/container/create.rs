@@ -114,6 +114,11 @@ impl Context {
                 labels
             }
         };
+        if identity(&existing).is_none() {
+            return Err(Error::new(ErrorKind::Conflict, "a volume that is not of a workspace has the name")
+                .with("volume", object_name(name))
+                .hint("choose another name, or remove the volume"));
+        }
         let marks = Marks::read(&existing)?;
         match spec.conflict_with(name, &marks.spec) {
             Some(conflict) => Err(conflict),

@@ -77,7 +77,7 @@ impl Engine {
 
     /// The labels of a volume, if it exists.
     pub(super) async fn volume(&self, name: &str) -> Result<Option<Labels>> {
-        present(self.docker.inspect_volume(name).await).map(|volume| volume.map(|volume| volume.labels))
+        present(settled(|| self.docker.inspect_volume(name)).await).map(|volume| volume.map(|volume| volume.labels))
     }
 
     /// Makes a volume, or finds the one of this name: the labels say which.
@@ -100,6 +100,7 @@ impl Engine {
     pub(super) async fn remove_volume(&self, name: &str) -> Result<bool> {
         match self.docker.remove_volume(name, None::<RemoveVolumeOptions>).await {
             Err(error) if status(&error) == Some(409) || says(&error, "in use") => Ok(false),
+            Err(error) if says(&error, "no such volume") => Ok(true),
             result => present(result).map(|_| true),
         }
     }
@@ -125,7 +126,8 @@ impl Engine {
             }
             Objects::Volumes => {
                 let options = ListVolumesOptionsBuilder::new().filters(&filters).build();
-                let listed = self.docker.list_volumes(Some(options)).await.map_err(Failed::plain)?;
+                let list = || self.docker.list_volumes(Some(options.clone()));
+                let listed = settled(list).await.map_err(Failed::plain)?;
                 let shown = |volume: Volume| Listed { name: volume.name, labels: volume.labels };
                 Ok(listed.volumes.unwrap_or_default().into_iter().map(shown).collect())
             }
@@ -211,8 +213,9 @@ impl Engine {
     }
 }
 
-/// Asks again while a container is in a state that Podman has and the Docker API has not: its process has ended and
-/// its end is not recorded yet. The deadline of the operation ends it.
+/// Asks again while Podman is between two states. One is a state that the Docker API has not: a process has ended and
+/// its end is not recorded yet. The other is no answer: an object was removed while it was looked at, which is 500 and
+/// no proof of absence. The deadline of the operation ends it.
 async fn settled<T, R>(ask: impl Fn() -> R) -> std::result::Result<T, ApiError>
 where
     R: Future<Output = std::result::Result<T, ApiError>>,
@@ -220,6 +223,9 @@ where
     loop {
         match ask().await {
             Err(ApiError::JsonDataError { message, .. }) if message.contains("unknown variant `stopped`") => {
+                tokio::time::sleep(SETTLING).await;
+            }
+            Err(error) if status(&error) == Some(500) && says(&error, "no such ") => {
                 tokio::time::sleep(SETTLING).await;
             }
             result => return result,
