@@ -6,7 +6,7 @@
 //! - [`control_plane`]: an API server and its store, in seconds, many side by side.
 //! - [`cluster`]: a real node with pods, services, DNS, `exec` and logs; one for a whole run.
 //! - [`servers`]: fetches, builds and caches the real servers; [`programs`] finds them and says what is missing.
-//! - [`workspaces`]: repositories, fixtures of the conformance suite, and what is left of a workspace.
+//! - [`workspaces`] and [`containers`]: repositories, fixtures of the conformance suite, and what is left of a workspace.
 //! - [`summary`]: counts what `cargo test` says.
 //! - [`enclosure`] and [`slot`]: where fixtures run, and how nothing of them stays behind; [`traces`] proves it.
 
@@ -16,6 +16,7 @@ mod ledger;
 mod link;
 
 pub mod cluster;
+pub mod containers;
 pub mod control_plane;
 pub mod enclosure;
 pub mod image;

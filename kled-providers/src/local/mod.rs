@@ -14,6 +14,8 @@
 
 mod builder;
 mod checkout;
+#[cfg(feature = "local-container")]
+pub mod container;
 mod process;
 mod secrets;
 
