@@ -24,8 +24,20 @@ async fn local(supervisor: Supervisor, mut settings: ProviderSettings) -> Result
     if let Some(root) = settings.take(Key::DataDirectory.name()) {
         builder = builder.root(root);
     }
-    // Without containers the key has no meaning here; a configuration shared with a build that has them stays valid.
-    let _engine = settings.take(Key::Engine.name());
+    // Without containers the key has no meaning; a configuration shared with a build that has them stays valid.
+    let engine = settings.take(Key::Engine.name());
+    #[cfg(feature = "container")]
+    {
+        use kled_providers::local::ContainerEngine;
+        builder = builder.container_engine(match engine.as_deref() {
+            None => ContainerEngine::Detected,
+            Some("none") => ContainerEngine::None,
+            Some(path) if path.starts_with('/') => ContainerEngine::At(format!("unix://{path}")),
+            Some(address) => ContainerEngine::At(address.to_owned()),
+        });
+    }
+    #[cfg(not(feature = "container"))]
+    drop(engine);
     settings.finish()?;
     Ok(Arc::new(builder.build().await?))
 }

@@ -119,6 +119,8 @@ impl ProcessProvider {
             self.0.faults.at(Operation::Delete, "empty the trash").await?;
             removed.extend(removal::empty(&folder, &self.0.hierarchy).await?);
         }
+        let (root, looked) = (self.0.root.clone(), name.clone());
+        blocking(move || removal::remove_remade(&root, &looked)).await?;
         if existed {
             let message = format!("removed {}", removed.join(", "));
             progress.report(journal::event(name, Operation::Delete, Severity::Normal, "Deleted", message));
