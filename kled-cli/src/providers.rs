@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use kled_core::provider::{Provider, ProviderSettings, Registry};
 use kled_core::{ProviderName, Result};
-use kled_providers::local::LocalProvider;
 pub use kled_providers::local::SupervisorProgram as Supervisor;
+use kled_providers::local::{ContainerEngine, LocalProvider};
 
 use crate::config::{Key, Settings};
 
@@ -24,20 +24,14 @@ async fn local(supervisor: Supervisor, mut settings: ProviderSettings) -> Result
     if let Some(root) = settings.take(Key::DataDirectory.name()) {
         builder = builder.root(root);
     }
-    // Without containers the key has no meaning; a configuration shared with a build that has them stays valid.
-    let engine = settings.take(Key::Engine.name());
-    #[cfg(feature = "container")]
-    {
-        use kled_providers::local::ContainerEngine;
-        builder = builder.container_engine(match engine.as_deref() {
-            None => ContainerEngine::Detected,
-            Some("none") => ContainerEngine::None,
-            Some(path) if path.starts_with('/') => ContainerEngine::At(format!("unix://{path}")),
-            Some(address) => ContainerEngine::At(address.to_owned()),
-        });
-    }
-    #[cfg(not(feature = "container"))]
-    drop(engine);
+    builder = match settings.take(Key::Engine.name()).as_deref() {
+        None => builder,
+        Some("none") => builder.container_engine(ContainerEngine::None),
+        Some(path) if path.starts_with('/') => {
+            builder.container_engine(ContainerEngine::At(format!("unix://{path}")))
+        }
+        Some(address) => builder.container_engine(ContainerEngine::At(address.to_owned())),
+    };
     settings.finish()?;
     Ok(Arc::new(builder.build().await?))
 }

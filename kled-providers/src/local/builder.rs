@@ -8,10 +8,8 @@ use kled_core::ports::SecretSource;
 use kled_core::provider::Faults;
 use kled_core::{Error, ErrorKind, ProviderName, Result};
 
-#[cfg(feature = "local-container")]
-use super::ContainerEngine;
 use super::process::{ProcessProvider, Settings};
-use super::{EnvironmentAndFileSecrets, LocalProvider, Sandbox, SupervisorProgram};
+use super::{ContainerEngine, EnvironmentAndFileSecrets, LocalProvider, Sandbox, SupervisorProgram};
 
 /// Builds a [`LocalProvider`]. Setters never fail.
 #[derive(Debug)]
@@ -24,7 +22,6 @@ pub struct LocalProviderBuilder {
     secrets: Arc<dyn SecretSource>,
     faults: Faults,
     sandbox: Option<Sandbox>,
-    #[cfg(feature = "local-container")]
     engine: ContainerEngine,
 }
 
@@ -38,7 +35,6 @@ impl Default for LocalProviderBuilder {
             secrets: Arc::new(EnvironmentAndFileSecrets),
             faults: Faults::none(),
             sandbox: None,
-            #[cfg(feature = "local-container")]
             engine: ContainerEngine::default(),
         }
     }
@@ -82,8 +78,7 @@ impl LocalProviderBuilder {
         self
     }
 
-    /// Which container engine is used. Default: the one that answers.
-    #[cfg(feature = "local-container")]
+    /// Which container engine is used. Default: the one that answers. Requires the feature `local-container`.
     pub fn container_engine(mut self, engine: ContainerEngine) -> Self {
         self.engine = engine;
         self
@@ -110,10 +105,7 @@ impl LocalProviderBuilder {
                 .with("path", root.display()));
         }
         let name = ProviderName::new(self.name)?;
-        #[cfg(feature = "local-container")]
         let containers = super::engine::find(self.engine, &name, &root, &self.secrets, &self.faults).await?;
-        #[cfg(not(feature = "local-container"))]
-        let containers = super::engine::Containers::Absent;
         let process = ProcessProvider::new(Settings {
             name,
             root,

@@ -19,13 +19,13 @@ pub enum ContainerEngine {
 
 /// What was found when the provider was built.
 #[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "local-container"), expect(dead_code, reason = "no engine is looked for"))]
 pub(super) enum Containers {
     /// An engine answers.
     Available(Arc<dyn Provider>),
     /// There is none that this user could have made a workspace with.
     Absent,
     /// There is one, and it does not answer: which workspaces it has is not known.
-    #[cfg_attr(not(feature = "local-container"), expect(dead_code, reason = "no engine is looked for"))]
     Silent(String),
 }
 
@@ -49,6 +49,21 @@ impl Containers {
 
 #[cfg(feature = "local-container")]
 pub(super) use detection::find;
+
+/// Without containers there is nothing to look for; an engine that was named cannot be used.
+#[cfg(not(feature = "local-container"))]
+pub(super) async fn find(
+    engine: ContainerEngine,
+    _: &kled_core::ProviderName,
+    _: &std::path::Path,
+    _: &Arc<dyn kled_core::ports::SecretSource>,
+    _: &kled_core::provider::Faults,
+) -> kled_core::Result<Containers> {
+    match engine {
+        ContainerEngine::Detected | ContainerEngine::None => Ok(Containers::Absent),
+        ContainerEngine::At(address) => Err(Containers::Absent.missing().with("engine", address)),
+    }
+}
 
 #[cfg(feature = "local-container")]
 mod detection {

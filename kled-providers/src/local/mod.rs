@@ -20,8 +20,6 @@ mod engine;
 mod process;
 mod secrets;
 
-
-
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -33,7 +31,6 @@ use kled_core::workspace::{Isolation, Operation, Workspace, WorkspaceSpec};
 use kled_core::{Error, ErrorKind, ProviderName, Result, WorkspaceName};
 
 pub use builder::LocalProviderBuilder;
-#[cfg(feature = "local-container")]
 pub use engine::ContainerEngine;
 use engine::Containers;
 use process::ProcessProvider;

@@ -38,22 +38,18 @@ done
 ";
 
 /// Of the engine's default capabilities those that installing software and switching users take.
-const CAPABILITIES: [&str; 9] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "NET_BIND_SERVICE",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-];
+const CAPABILITIES: [&str; 9] =
+    ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE", "SETGID", "SETPCAP", "SETUID"];
 
 /// More than any build needs, less than a machine has.
 const PROCESSES_MAX: i64 = 4096;
 
-pub(super) fn body(spec: &WorkspaceSpec, image: &str, volume: &str, labels: Labels) -> Result<ContainerCreateBody> {
+pub(super) fn body(
+    spec: &WorkspaceSpec,
+    image: &str,
+    volume: &str,
+    labels: Labels,
+) -> Result<ContainerCreateBody> {
     let environment = spec.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let ports = spec.ports.iter().map(|port| {
         let protocol = match port.protocol {
@@ -105,7 +101,8 @@ fn limit(what: &'static str, value: Option<u64>) -> Result<Option<i64>> {
     value
         .map(|value| {
             i64::try_from(value).map_err(|_| {
-                Error::new(ErrorKind::InvalidInput, "the limit is larger than an engine takes").with("limit", what)
+                Error::new(ErrorKind::InvalidInput, "the limit is larger than an engine takes")
+                    .with("limit", what)
             })
         })
         .transpose()

@@ -47,8 +47,9 @@ use futures::{StreamExt, TryFutureExt};
 use jiff::Timestamp;
 use kled_core::ports::SecretSource;
 use kled_core::provider::{
-    Capabilities, CreateOptions, DeleteOptions, Deletion, Event, EventsOptions, ExecRequest, ExecSession, Faults,
-    ListOptions, LogLine, LogsOptions, Progress, Provider, Severity, StartOptions, StatusOptions, StopOptions,
+    Capabilities, CreateOptions, DeleteOptions, Deletion, Event, EventsOptions, ExecRequest, ExecSession,
+    Faults, ListOptions, LogLine, LogsOptions, Progress, Provider, Severity, StartOptions, StatusOptions,
+    StopOptions,
 };
 use kled_core::workspace::{Operation, Workspace, WorkspaceSpec};
 use kled_core::{Error, ErrorKind, ProviderName, Result, WorkspaceName};
@@ -204,7 +205,8 @@ impl Provider for ContainerProvider {
         let timeout = options.timeout;
         let list = async move {
             let limited = tokio::time::timeout(timeout, context.list(&options));
-            let listed = limited.await.unwrap_or_else(|_| Err(Error::timeout(Operation::List.as_str(), timeout)));
+            let listed =
+                limited.await.unwrap_or_else(|_| Err(Error::timeout(Operation::List.as_str(), timeout)));
             listed.unwrap_or_else(|error| vec![Err(error.during(Operation::List.as_str()))])
         };
         futures::stream::once(list).flat_map(futures::stream::iter).boxed()
@@ -212,7 +214,8 @@ impl Provider for ContainerProvider {
 
     async fn exec(&self, name: &WorkspaceName, request: ExecRequest) -> Result<ExecSession> {
         let timeout = request.start_timeout;
-        within(Operation::Exec, name, timeout, Box::pin(Arc::clone(&self.0).exec(name, request.command))).await
+        within(Operation::Exec, name, timeout, Box::pin(Arc::clone(&self.0).exec(name, request.command)))
+            .await
     }
 
     async fn workspace_logs(
@@ -228,7 +231,8 @@ impl Provider for ContainerProvider {
         name: &WorkspaceName,
         options: EventsOptions,
     ) -> Result<BoxStream<'static, Result<Event>>> {
-        let refused = Error::new(ErrorKind::Unsupported, "container engines keep no record of a workspace's events");
+        let refused =
+            Error::new(ErrorKind::Unsupported, "container engines keep no record of a workspace's events");
         let asked = self.0.faults.at(Operation::Events, "events").and_then(|()| async { Err(refused) });
         within(Operation::Events, name, options.timeout, asked).await
     }
