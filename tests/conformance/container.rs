@@ -14,9 +14,9 @@ use tokio::runtime::Runtime;
 fn main() -> ExitCode {
     let missing = PodmanService::missing();
     if missing.is_some() {
-        let suite = cases().into_iter().fold(Suite::new("container"), |suite, case| {
-            suite.case(case.name(), || async { Ok(()) })
-        });
+        let suite = cases()
+            .into_iter()
+            .fold(Suite::new("container"), |suite, case| suite.case(case.name(), || async { Ok(()) }));
         return suite.skip_all_if(missing).run();
     }
     match start() {

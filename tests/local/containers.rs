@@ -66,7 +66,11 @@ async fn files_belong_to_the_user() -> Result<()> {
     let (containers, provider) = open().await?;
     let name = name("user")?;
     provider.create(&name, &containers.builder("one").image(USER_IMAGE).build()?).await?;
-    let seen = output(&provider, &name, "id -u; ls -ldn . README.md .git | grep -c 65534; touch new && echo written");
+    let seen = output(
+        &provider,
+        &name,
+        "id -u; ls -ldn . README.md .git | grep -c 65534; touch new && echo written",
+    );
     let seen = seen.await?;
     ensure!(seen == "65534\n3\nwritten", "{seen:?}");
     removed(&containers, &provider, &name).await
@@ -87,7 +91,8 @@ async fn limits_are_kept() -> Result<()> {
         .await?;
     ensure!(limit.trim() == format!("{} 500000000", 64 << 20), "{limit:?}");
     // More than the limit: the command is killed, and the workspace goes on.
-    let greedy = provider.run(&name, ["sh", "-c", "head -c 200000000 /dev/zero | tail -c 190000000 | wc -c"]).await?;
+    let greedy =
+        provider.run(&name, ["sh", "-c", "head -c 200000000 /dev/zero | tail -c 190000000 | wc -c"]).await?;
     ensure!(!String::from_utf8_lossy(&greedy.stdout).contains("190000000"), "{greedy:?}");
     ensure!(output(&provider, &name, "echo on").await? == "on", "it runs on");
     removed(&containers, &provider, &name).await
@@ -102,7 +107,10 @@ async fn killed() -> Result<()> {
     let crashed = matches!(&status, WorkspaceStatus::Stopped { reason: StopReason::Crashed { .. }, .. });
     ensure!(crashed, "{status}");
     provider.start(&name).await?;
-    ensure!(output(&provider, &name, "cat README.md").await?.starts_with("a repository"), "its data is there");
+    ensure!(
+        output(&provider, &name, "cat README.md").await?.starts_with("a repository"),
+        "its data is there"
+    );
     // By somebody's own hand, not ours: asked for all the same.
     containers.podman().podman(&["stop", "kled-killed"]).await?;
     let status = provider.status(&name).await?.status;
@@ -119,7 +127,10 @@ async fn fails_with(
     let name = name(text)?;
     let error = provider.create(&name, &spec.build()?).await.err().context("an error")?;
     ensure!(kinds.contains(&error.kind()), "{error:?}");
-    ensure!(error.hint_text().is_some() || error.kind() == ErrorKind::RepositoryNotFound, "{error:?} has no hint");
+    ensure!(
+        error.hint_text().is_some() || error.kind() == ErrorKind::RepositoryNotFound,
+        "{error:?} has no hint"
+    );
     nothing_left(&containers, &name).await
 }
 
@@ -146,7 +157,9 @@ async fn missing_repository() -> Result<()> {
 async fn refused() -> Result<()> {
     let (containers, provider) = open().await?;
     let builder = || containers.builder("one");
-    for builder in [builder().idle_timeout("1h"), builder().time_to_live("1h"), builder().environment("A.B", "1")] {
+    for builder in
+        [builder().idle_timeout("1h"), builder().time_to_live("1h"), builder().environment("A.B", "1")]
+    {
         let error = provider.create(&name("refused")?, &builder.build()?).await.err().context("an error")?;
         ensure!(error.kind() == ErrorKind::Unsupported, "{error:?}");
     }
@@ -172,7 +185,8 @@ async fn foreign_volume() -> Result<()> {
 async fn engine_away() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let socket = folder.path().join("silent.sock");
-    let build = || ContainerProvider::builder().socket(&socket).probe_timeout(Duration::from_millis(300)).build();
+    let build =
+        || ContainerProvider::builder().socket(&socket).probe_timeout(Duration::from_millis(300)).build();
     let error = build().await.err().context("an error")?;
     ensure!(error.kind() == ErrorKind::Unavailable, "{error:?}");
     let _listener = tokio::net::UnixListener::bind(&socket)?;

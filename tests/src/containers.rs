@@ -130,7 +130,8 @@ impl Fixture for Containers {
 
     async fn residue(&self, name: &WorkspaceName) -> kled_core::Result<Vec<String>> {
         self.left(name).await.map_err(|cause| {
-            Error::new(ErrorKind::Internal, "the engine cannot be asked").because(std::io::Error::other(format!("{cause:#}")))
+            Error::new(ErrorKind::Internal, "the engine cannot be asked")
+                .because(std::io::Error::other(format!("{cause:#}")))
         })
     }
 

@@ -64,7 +64,9 @@ fn from_file(path: &Path) -> Result<Secret> {
     let bytes = read(path).map_err(|cause| {
         let (kind, message) = match cause.kind() {
             io::ErrorKind::NotFound => (ErrorKind::NotFound, "the secret's file does not exist"),
-            io::ErrorKind::PermissionDenied => (ErrorKind::PermissionDenied, "the secret's file cannot be opened"),
+            io::ErrorKind::PermissionDenied => {
+                (ErrorKind::PermissionDenied, "the secret's file cannot be opened")
+            }
             io::ErrorKind::InvalidInput | io::ErrorKind::IsADirectory => {
                 (ErrorKind::InvalidInput, "the secret's file is not a file")
             }
@@ -73,7 +75,8 @@ fn from_file(path: &Path) -> Result<Secret> {
         Error::new(kind, message).because(cause)
     })?;
     if bytes.len() as u64 > SECRET_MAX {
-        return Err(Error::new(ErrorKind::InvalidInput, "the secret is longer than allowed").with("limit", SECRET_MAX));
+        return Err(Error::new(ErrorKind::InvalidInput, "the secret is longer than allowed")
+            .with("limit", SECRET_MAX));
     }
     let text = String::from_utf8(bytes).map_err(|_| not_text())?;
     let secret = text.strip_suffix("\r\n").or_else(|| text.strip_suffix('\n')).unwrap_or(&text);
@@ -122,7 +125,9 @@ mod tests {
         let file = folder.path().join("token");
         let reference = format!("file:{}", file.display());
         assert_eq!(refused(&reference).await, ErrorKind::NotFound);
-        for (content, expected) in [("s3cret\n", "s3cret"), ("s3cret\r\n", "s3cret"), ("a\n\n", "a\n"), ("", "")] {
+        for (content, expected) in
+            [("s3cret\n", "s3cret"), ("s3cret\r\n", "s3cret"), ("a\n\n", "a\n"), ("", "")]
+        {
             std::fs::write(&file, content).unwrap();
             assert_eq!(secret(&reference).await.unwrap().expose(), expected);
         }

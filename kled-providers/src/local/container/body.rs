@@ -22,6 +22,9 @@ pub(super) const STOPPING: &str = "kled: workspace stopping";
 pub(super) const END_SIGNAL: &str = "SIGTERM";
 pub(super) const END_NOW_SIGNAL: &str = "SIGUSR1";
 
+/// What engines give by default.
+const STOP_SECONDS: i64 = 10;
+
 /// The main process: the first of its process namespace, so it ends all when it ends, and takes in what lost its
 /// parent. It needs nothing but a POSIX `sh` and a `sleep`. Told to end, it ends the others and waits for them; its
 /// exit code is 0 exactly when it was told.
@@ -38,22 +41,18 @@ done
 ";
 
 /// Of the engine's default capabilities those that installing software and switching users take.
-const CAPABILITIES: [&str; 9] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "NET_BIND_SERVICE",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-];
+const CAPABILITIES: [&str; 9] =
+    ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE", "SETGID", "SETPCAP", "SETUID"];
 
 /// More than any build needs, less than a machine has.
 const PROCESSES_MAX: i64 = 4096;
 
-pub(super) fn body(spec: &WorkspaceSpec, image: &str, volume: &str, labels: Labels) -> Result<ContainerCreateBody> {
+pub(super) fn body(
+    spec: &WorkspaceSpec,
+    image: &str,
+    volume: &str,
+    labels: Labels,
+) -> Result<ContainerCreateBody> {
     let environment = spec.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let ports = spec.ports.iter().map(|port| {
         let protocol = match port.protocol {
@@ -71,6 +70,8 @@ pub(super) fn body(spec: &WorkspaceSpec, image: &str, volume: &str, labels: Labe
         working_dir: Some(WORKSPACE_PATH.into()),
         exposed_ports: Some(ports.collect()),
         stop_signal: Some(END_SIGNAL.into()),
+        // For those who stop it by their own hand: Podman takes none for no time at all.
+        stop_timeout: Some(STOP_SECONDS),
         host_config: Some(host_config(spec, volume)?),
         ..ContainerCreateBody::default()
     })
@@ -105,7 +106,8 @@ fn limit(what: &'static str, value: Option<u64>) -> Result<Option<i64>> {
     value
         .map(|value| {
             i64::try_from(value).map_err(|_| {
-                Error::new(ErrorKind::InvalidInput, "the limit is larger than an engine takes").with("limit", what)
+                Error::new(ErrorKind::InvalidInput, "the limit is larger than an engine takes")
+                    .with("limit", what)
             })
         })
         .transpose()

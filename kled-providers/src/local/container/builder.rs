@@ -100,10 +100,11 @@ impl ContainerProviderBuilder {
     /// malformed name.
     pub async fn build(self) -> Result<ContainerProvider> {
         let name = ProviderName::new(self.name.unwrap_or_else(|| "container".into()))?;
-        let address = self.address.or_else(|| default_address(|name| std::env::var(name).ok())).ok_or_else(|| {
-            Error::new(ErrorKind::Unavailable, "no container engine was found")
-                .hint("start Docker or Podman's service, or name its socket")
-        })?;
+        let address =
+            self.address.or_else(|| default_address(|name| std::env::var(name).ok())).ok_or_else(|| {
+                Error::new(ErrorKind::Unavailable, "no container engine was found")
+                    .hint("start Docker or Podman's service, or name its socket")
+            })?;
         let probe = self.probe.unwrap_or(PROBE);
         let engine = Engine::connect(&address, probe).await?;
         let info = tokio::time::timeout(probe, engine.info())
@@ -139,7 +140,9 @@ fn default_state_root() -> Result<PathBuf> {
 fn capabilities(cpu: bool, memory: bool) -> Capabilities {
     let enforced = |kept: bool, what: &str| match kept {
         true => Enforcement::Enforced,
-        false => Enforcement::NotEnforced { reason: format!("the container engine has no control group for {what}") },
+        false => Enforcement::NotEnforced {
+            reason: format!("the container engine has no control group for {what}"),
+        },
     };
     Capabilities {
         isolations: vec![Isolation::Container],
@@ -147,7 +150,13 @@ fn capabilities(cpu: bool, memory: bool) -> Capabilities {
         images: true,
         durable: true,
         // An engine gives 128 plus the signal as the exit code, which an exit can have as well.
-        commands: CommandCapabilities { exec: true, shell: true, terminal: true, signals: false, detach: true },
+        commands: CommandCapabilities {
+            exec: true,
+            shell: true,
+            terminal: true,
+            signals: false,
+            detach: true,
+        },
         logs: true,
         // Docker keeps the last 256 events of all containers in memory, which is no record of a workspace.
         events: false,
@@ -156,7 +165,9 @@ fn capabilities(cpu: bool, memory: bool) -> Capabilities {
         limits: LimitCapabilities {
             cpu: enforced(cpu, "processors"),
             memory: enforced(memory, "memory"),
-            disk: Enforcement::NotEnforced { reason: "volumes of container engines have no size limit".into() },
+            disk: Enforcement::NotEnforced {
+                reason: "volumes of container engines have no size limit".into(),
+            },
         },
         sandbox: SandboxCapabilities { files: true, processes: true },
     }

@@ -46,7 +46,7 @@ impl Context {
     ) -> Result<Workspace> {
         let image = self.check(spec)?;
         let claim = self.claim(name, spec).await?;
-        let result = self.finish(name, &image, &claim.marks, reporter).await;
+        let result = Box::pin(self.finish(name, &image, &claim.marks, reporter)).await;
         if result.is_err() {
             self.clean_up(name, &claim).await;
         }
@@ -90,7 +90,8 @@ impl Context {
             return Err(error.with("variable", name));
         }
         spec.image.clone().or_else(|| self.default_image.clone()).ok_or_else(|| {
-            Error::new(ErrorKind::InvalidInput, "the spec names no image").hint("name the container image to run")
+            Error::new(ErrorKind::InvalidInput, "the spec names no image")
+                .hint("name the container image to run")
         })
     }
 
@@ -170,7 +171,9 @@ impl Context {
             status if status.decide(Operation::Create) == Decision::Satisfied => {
                 self.workspace(name, &observation).await
             }
-            status => Err(Error::new(ErrorKind::Unavailable, "the container did not start").with("status", status)),
+            status => {
+                Err(Error::new(ErrorKind::Unavailable, "the container did not start").with("status", status))
+            }
         }
     }
 
@@ -241,7 +244,8 @@ impl Context {
             let folder = turn.folder().await.map_err(no_folder)?;
             let work = self.check_out(&folder, marks, turn, reporter);
             let commit = self.watched(name, marks, work).await?;
-            self.assemble(name, image, &Marks { commit: Some(commit), ..marks.clone() }, &folder, reporter).await?;
+            self.assemble(name, image, &Marks { commit: Some(commit), ..marks.clone() }, &folder, reporter)
+                .await?;
         }
         self.step(name, marks, "start").await?;
         reporter.say("Starting", "starting the container");
@@ -276,7 +280,13 @@ impl Context {
         }
     }
 
-    async fn check_out(&self, folder: &Path, marks: &Marks, turn: &Turn, reporter: &Reporter) -> Result<String> {
+    async fn check_out(
+        &self,
+        folder: &Path,
+        marks: &Marks,
+        turn: &Turn,
+        reporter: &Reporter,
+    ) -> Result<String> {
         reporter.say("Cloning", format!("checking out {}", marks.spec.source.repository));
         let lines = reporter.clone();
         let options = CheckoutOptions {
@@ -310,7 +320,9 @@ impl Context {
         self.step(name, marks, "complete").await?;
         if !self.engine.rename_container(&object, &object_name(name)).await? {
             self.discard(&object).await?;
-            return Err(Error::new(ErrorKind::Conflict, "another create has finished the workspace").temporary());
+            return Err(
+                Error::new(ErrorKind::Conflict, "another create has finished the workspace").temporary()
+            );
         }
         self.discard_others(name, marks, &object).await
     }
@@ -324,7 +336,8 @@ impl Context {
         }
         let users = self.read_users(container).await?;
         owner(&setting, &users).ok_or_else(|| {
-            Error::new(ErrorKind::InvalidInput, "the image's user is not in its /etc/passwd").with("user", &setting)
+            Error::new(ErrorKind::InvalidInput, "the image's user is not in its /etc/passwd")
+                .with("user", &setting)
         })
     }
 
@@ -336,14 +349,17 @@ impl Context {
         while let Some(piece) = pieces.next().await {
             match piece {
                 Ok(piece) if archive.len() + piece.len() <= USERS_MAX => archive.extend_from_slice(&piece),
-                Ok(_) => return Err(Error::new(ErrorKind::InvalidInput, "the image's /etc/passwd is too long")),
+                Ok(_) => {
+                    return Err(Error::new(ErrorKind::InvalidInput, "the image's /etc/passwd is too long"));
+                }
                 // An image without users has numbers.
                 Err(error) if super::engine::status(&error) == Some(404) => return Ok(Vec::new()),
                 Err(error) => return Err(Failed::plain(error)),
             }
         }
-        single_file(&archive)
-            .map_err(|cause| Error::new(ErrorKind::Internal, "the engine's archive is malformed").because(cause))
+        single_file(&archive).map_err(|cause| {
+            Error::new(ErrorKind::Internal, "the engine's archive is malformed").because(cause)
+        })
     }
 
     async fn discard(&self, object: &str) -> Result<()> {

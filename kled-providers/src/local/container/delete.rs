@@ -96,7 +96,12 @@ impl Context {
         }
     }
 
-    async fn remove_claim(&self, name: &WorkspaceName, doomed: &Doomed, removed: &mut Vec<String>) -> Result<()> {
+    async fn remove_claim(
+        &self,
+        name: &WorkspaceName,
+        doomed: &Doomed,
+        removed: &mut Vec<String>,
+    ) -> Result<()> {
         let claim = object_name(name);
         let labels = self.engine.volume(&claim).await?;
         if labels.as_ref().and_then(|labels| identity(labels)).is_some_and(|id| doomed.0.contains(id))

@@ -11,10 +11,10 @@ use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, ImageInspect, SystemInfo, Volume, VolumeCreateRequest,
 };
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, CreateImageOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder,
-    ListContainersOptionsBuilder, ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder, RemoveVolumeOptions,
-    RenameContainerOptionsBuilder, StartContainerOptions, StopContainerOptionsBuilder,
-    UploadToContainerOptionsBuilder,
+    CreateContainerOptionsBuilder, CreateImageOptionsBuilder, InspectContainerOptions,
+    KillContainerOptionsBuilder, ListContainersOptionsBuilder, ListVolumesOptionsBuilder,
+    RemoveContainerOptionsBuilder, RemoveVolumeOptions, RenameContainerOptionsBuilder, StartContainerOptions,
+    StopContainerOptionsBuilder, UploadToContainerOptionsBuilder,
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures::{Stream, StreamExt};
@@ -58,7 +58,8 @@ impl Engine {
             Some(path) => Docker::connect_with_unix(path, REQUEST_SECONDS, API_DEFAULT_VERSION),
             None => Docker::connect_with_http(address, REQUEST_SECONDS, API_DEFAULT_VERSION),
         };
-        let connected = async { docker.map_err(Failed::plain)?.negotiate_version().await.map_err(Failed::plain) };
+        let connected =
+            async { docker.map_err(Failed::plain)?.negotiate_version().await.map_err(Failed::plain) };
         let docker = tokio::time::timeout(within, connected)
             .await
             .unwrap_or_else(|_| Err(Error::timeout("connect", within)))
@@ -77,13 +78,17 @@ impl Engine {
 
     /// The labels of a volume, if it exists.
     pub(super) async fn volume(&self, name: &str) -> Result<Option<Labels>> {
-        present(settled(|| self.docker.inspect_volume(name)).await).map(|volume| volume.map(|volume| volume.labels))
+        present(settled(|| self.docker.inspect_volume(name)).await)
+            .map(|volume| volume.map(|volume| volume.labels))
     }
 
     /// Makes a volume, or finds the one of this name: the labels say which.
     pub(super) async fn create_volume(&self, name: &str, labels: Labels) -> Result<Labels> {
-        let request =
-            VolumeCreateRequest { name: Some(name.into()), labels: Some(labels), ..VolumeCreateRequest::default() };
+        let request = VolumeCreateRequest {
+            name: Some(name.into()),
+            labels: Some(labels),
+            ..VolumeCreateRequest::default()
+        };
         match self.docker.create_volume(request).await {
             // What the answer says of labels differs between engines, so it is not read.
             Ok(_) => {}
@@ -282,7 +287,9 @@ impl Failed {
         };
         let failed = Error::new(kind, message);
         let failed = match kind {
-            ErrorKind::PermissionDenied => failed.hint("let your user open the socket, for example by its group"),
+            ErrorKind::PermissionDenied => {
+                failed.hint("let your user open the socket, for example by its group")
+            }
             ErrorKind::Unavailable => failed.hint("check that Docker or Podman is running"),
             _ => failed,
         };
@@ -307,6 +314,11 @@ pub(super) fn default_address(environment: impl Fn(&str) -> Option<String>) -> O
         return Some(address);
     }
     let of_user = environment("XDG_RUNTIME_DIR").map(|folder| format!("{folder}/podman/podman.sock"));
-    let sockets = [Some("/var/run/docker.sock".to_owned()), of_user, Some("/run/podman/podman.sock".to_owned())];
-    sockets.into_iter().flatten().find(|socket| Path::new(socket).exists()).map(|socket| format!("unix://{socket}"))
+    let sockets =
+        [Some("/var/run/docker.sock".to_owned()), of_user, Some("/run/podman/podman.sock".to_owned())];
+    sockets
+        .into_iter()
+        .flatten()
+        .find(|socket| Path::new(socket).exists())
+        .map(|socket| format!("unix://{socket}"))
 }

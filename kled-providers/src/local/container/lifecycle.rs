@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 use kled_core::provider::{Enforcement, ListOptions};
-use kled_core::workspace::{
-    Checkout, Condition, Decision, Operation, Workspace, WorkspaceStatus,
-};
+use kled_core::workspace::{Checkout, Condition, Decision, Operation, Workspace, WorkspaceStatus};
 use kled_core::{Error, ErrorKind, Result, WorkspaceName};
 use tokio::time::Instant;
 
@@ -44,10 +42,15 @@ impl Context {
     }
 
     /// The workspace of an observation.
-    pub(super) async fn workspace(&self, name: &WorkspaceName, observation: &Observation) -> Result<Workspace> {
+    pub(super) async fn workspace(
+        &self,
+        name: &WorkspaceName,
+        observation: &Observation,
+    ) -> Result<Workspace> {
         let labels = observation.labels().ok_or_else(|| Error::workspace_not_found(name))?;
         let marks = Marks::read(labels).map_err(|error| error.with("workspace", name))?;
-        let finished = observation.finished().and_then(|container| container.config.as_ref()?.labels.as_ref());
+        let finished =
+            observation.finished().and_then(|container| container.config.as_ref()?.labels.as_ref());
         let commit = finished.and_then(|labels| Marks::read(labels).ok()?.commit);
         Ok(Workspace {
             status: self.status_of(name, observation).await,
@@ -70,7 +73,9 @@ impl Context {
             ("DiskLimited", resources.disk.is_some(), &limits.disk),
         ];
         let limited = asked.into_iter().filter(|(_, asked, _)| *asked).map(|(kind, _, limit)| match limit {
-            Enforcement::Enforced => Condition::new(kind, true, "ControlGroup", "the container engine keeps it"),
+            Enforcement::Enforced => {
+                Condition::new(kind, true, "ControlGroup", "the container engine keeps it")
+            }
             Enforcement::NotEnforced { reason } => Condition::new(kind, false, "NotEnforced", reason),
         });
         let sandboxed = Condition::new("Sandboxed", true, "Container", "its processes run in a container");

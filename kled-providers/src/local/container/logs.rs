@@ -69,7 +69,8 @@ impl Lines {
     }
 
     fn finish(&mut self) {
-        for (stream, buffer) in [(LogStream::Stdout, &mut self.stdout), (LogStream::Stderr, &mut self.stderr)] {
+        for (stream, buffer) in [(LogStream::Stdout, &mut self.stdout), (LogStream::Stderr, &mut self.stderr)]
+        {
             if !buffer.is_empty() {
                 self.ready.push_back(line(stream, &buffer.split()));
             }

@@ -53,7 +53,9 @@ impl Marks {
 
     pub(super) fn read(labels: &Labels) -> Result<Self> {
         let text = |key: &'static str| {
-            labels.get(key).ok_or_else(|| Error::new(ErrorKind::Internal, "a label is missing").with("label", key))
+            labels
+                .get(key)
+                .ok_or_else(|| Error::new(ErrorKind::Internal, "a label is missing").with("label", key))
         };
         let malformed = |key: &'static str| {
             move |cause: Box<dyn std::error::Error + Send + Sync>| {
@@ -97,7 +99,8 @@ mod tests {
     #[test]
     fn marks_survive_as_labels() {
         let name = WorkspaceName::new("demo").unwrap();
-        let spec = WorkspaceSpec::builder("https://example.com/app").secret("TOKEN", "env:TOKEN").build().unwrap();
+        let spec =
+            WorkspaceSpec::builder("https://example.com/app").secret("TOKEN", "env:TOKEN").build().unwrap();
         let marks = Marks { commit: Some("0123".into()), ..Marks::new(&name, &spec) };
         let labels = marks.labels().unwrap();
         assert_eq!(Marks::read(&labels).unwrap(), marks);

@@ -47,8 +47,9 @@ use futures::{StreamExt, TryFutureExt};
 use jiff::Timestamp;
 use kled_core::ports::SecretSource;
 use kled_core::provider::{
-    Capabilities, CreateOptions, DeleteOptions, Deletion, Event, EventsOptions, ExecRequest, ExecSession, Faults,
-    ListOptions, LogLine, LogsOptions, Progress, Provider, Severity, StartOptions, StatusOptions, StopOptions,
+    Capabilities, CreateOptions, DeleteOptions, Deletion, Event, EventsOptions, ExecRequest, ExecSession,
+    Faults, ListOptions, LogLine, LogsOptions, Progress, Provider, Severity, StartOptions, StatusOptions,
+    StopOptions,
 };
 use kled_core::workspace::{Operation, Workspace, WorkspaceSpec};
 use kled_core::{Error, ErrorKind, ProviderName, Result, WorkspaceName};
@@ -176,22 +177,22 @@ impl Provider for ContainerProvider {
 
     async fn delete_workspace(&self, name: &WorkspaceName, options: DeleteOptions) -> Result<Deletion> {
         let reporter = Reporter::new(&options.progress, name, Operation::Delete);
-        within(Operation::Delete, name, options.timeout, self.0.delete(name, &reporter)).await
+        within(Operation::Delete, name, options.timeout, Box::pin(self.0.delete(name, &reporter))).await
     }
 
     async fn start_workspace(&self, name: &WorkspaceName, options: StartOptions) -> Result<Workspace> {
         let reporter = Reporter::new(&options.progress, name, Operation::Start);
-        within(Operation::Start, name, options.timeout, self.0.start(name, &reporter)).await
+        within(Operation::Start, name, options.timeout, Box::pin(self.0.start(name, &reporter))).await
     }
 
     async fn stop_workspace(&self, name: &WorkspaceName, options: StopOptions) -> Result<Workspace> {
         let reporter = Reporter::new(&options.progress, name, Operation::Stop);
-        let call = self.0.stop(name, options.grace_period, &reporter);
+        let call = Box::pin(self.0.stop(name, options.grace_period, &reporter));
         within(Operation::Stop, name, options.timeout, call).await
     }
 
     async fn workspace_status(&self, name: &WorkspaceName, options: StatusOptions) -> Result<Workspace> {
-        within(Operation::Status, name, options.timeout, self.0.status(name)).await
+        within(Operation::Status, name, options.timeout, Box::pin(self.0.status(name))).await
     }
 
     fn list_workspaces(&self, options: ListOptions) -> BoxStream<'static, Result<Workspace>> {
@@ -199,7 +200,8 @@ impl Provider for ContainerProvider {
         let timeout = options.timeout;
         let list = async move {
             let limited = tokio::time::timeout(timeout, context.list(&options));
-            let listed = limited.await.unwrap_or_else(|_| Err(Error::timeout(Operation::List.as_str(), timeout)));
+            let listed =
+                limited.await.unwrap_or_else(|_| Err(Error::timeout(Operation::List.as_str(), timeout)));
             listed.unwrap_or_else(|error| vec![Err(error.during(Operation::List.as_str()))])
         };
         futures::stream::once(list).flat_map(futures::stream::iter).boxed()
@@ -207,7 +209,8 @@ impl Provider for ContainerProvider {
 
     async fn exec(&self, name: &WorkspaceName, request: ExecRequest) -> Result<ExecSession> {
         let timeout = request.start_timeout;
-        within(Operation::Exec, name, timeout, Box::pin(Arc::clone(&self.0).exec(name, request.command))).await
+        within(Operation::Exec, name, timeout, Box::pin(Arc::clone(&self.0).exec(name, request.command)))
+            .await
     }
 
     async fn workspace_logs(
@@ -215,7 +218,7 @@ impl Provider for ContainerProvider {
         name: &WorkspaceName,
         options: LogsOptions,
     ) -> Result<BoxStream<'static, Result<LogLine>>> {
-        within(Operation::Logs, name, options.timeout, self.0.logs(name, &options)).await
+        within(Operation::Logs, name, options.timeout, Box::pin(self.0.logs(name, &options))).await
     }
 
     async fn workspace_events(
@@ -223,7 +226,8 @@ impl Provider for ContainerProvider {
         name: &WorkspaceName,
         options: EventsOptions,
     ) -> Result<BoxStream<'static, Result<Event>>> {
-        let refused = Error::new(ErrorKind::Unsupported, "container engines keep no record of a workspace's events");
+        let refused =
+            Error::new(ErrorKind::Unsupported, "container engines keep no record of a workspace's events");
         let asked = self.0.faults.at(Operation::Events, "events").and_then(|()| async { Err(refused) });
         within(Operation::Events, name, options.timeout, asked).await
     }

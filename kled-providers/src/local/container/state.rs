@@ -69,15 +69,19 @@ impl Observation {
             Some(ContainerStateStatusEnum::RUNNING) => {
                 WorkspaceStatus::Running { since: time(state.started_at.as_deref()).unwrap_or_default() }
             }
-            Some(ContainerStateStatusEnum::EXITED | ContainerStateStatusEnum::STOPPING) => WorkspaceStatus::Stopped {
-                since: time(state.finished_at.as_deref()).unwrap_or_default(),
-                reason: stop_reason(&state, boot),
-            },
+            Some(ContainerStateStatusEnum::EXITED | ContainerStateStatusEnum::STOPPING) => {
+                WorkspaceStatus::Stopped {
+                    since: time(state.finished_at.as_deref()).unwrap_or_default(),
+                    reason: stop_reason(&state, boot),
+                }
+            }
             Some(ContainerStateStatusEnum::PAUSED) => WorkspaceStatus::Failed {
                 reason: "Paused".into(),
                 message: "its container was paused by someone else".into(),
             },
-            Some(ContainerStateStatusEnum::REMOVING | ContainerStateStatusEnum::DEAD) => WorkspaceStatus::Deleting,
+            Some(ContainerStateStatusEnum::REMOVING | ContainerStateStatusEnum::DEAD) => {
+                WorkspaceStatus::Deleting
+            }
             _ => unfinished("start", state.error.filter(|message| !message.is_empty())),
         }
     }
@@ -101,7 +105,9 @@ fn stop_reason(state: &ContainerState, boot: Option<Timestamp>) -> StopReason {
     match code {
         // The main process ends by itself only when it is told to.
         0 => StopReason::Requested,
-        _ if state.oom_killed == Some(true) => StopReason::Crashed { message: "it used up its memory".into() },
+        _ if state.oom_killed == Some(true) => {
+            StopReason::Crashed { message: "it used up its memory".into() }
+        }
         KILLED => StopReason::Crashed { message: "it was killed".into() },
         code => StopReason::Crashed { message: format!("it exited with code {code}") },
     }
@@ -162,11 +168,11 @@ mod tests {
     fn an_end_has_its_reason() {
         let boot: Timestamp = "2026-01-02T00:00:00Z".parse().unwrap();
         let (before, after) = ("2026-01-01T00:00:00Z", "2026-01-03T00:00:00.5+01:00");
-        let reason = |code, started, finished| {
-            match observed("one", ended(code, started, finished)).status(false, Some(boot)) {
-                WorkspaceStatus::Stopped { reason, .. } => reason,
-                other => panic!("{other}"),
-            }
+        let reason = |code, started, finished| match observed("one", ended(code, started, finished))
+            .status(false, Some(boot))
+        {
+            WorkspaceStatus::Stopped { reason, .. } => reason,
+            other => panic!("{other}"),
         };
         assert_eq!(reason(0, after, after), StopReason::Requested);
         assert_eq!(reason(0, before, before), StopReason::Requested);

@@ -129,12 +129,14 @@ impl Turn {
     pub(super) async fn end(mut self) {
         let finish = self.take_finish();
         // Were it to panic, the next turn would clean up.
-        let _ended = tokio::task::spawn_blocking(move || finish.into_iter().for_each(|finish| finish())).await;
+        let _ended =
+            tokio::task::spawn_blocking(move || finish.into_iter().for_each(|finish| finish())).await;
     }
 
     /// What is to be done at the end, once.
     fn take_finish(&mut self) -> Option<impl FnOnce() + Send + 'static> {
-        let (path, folder, file) = (std::mem::take(&mut self.path), std::mem::take(&mut self.folder), self.file());
+        let (path, folder, file) =
+            (std::mem::take(&mut self.path), std::mem::take(&mut self.folder), self.file());
         (!path.as_os_str().is_empty()).then_some(move || {
             clean(&folder);
             // Only while it is locked, so that it is never the file of another turn.

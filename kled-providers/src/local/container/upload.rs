@@ -24,7 +24,10 @@ pub(super) struct Owner {
 
 /// A `tar` of all in `folder`, the folder itself included, as a stream. It is read in a thread of its own, which ends
 /// when the stream is dropped.
-pub(super) fn archive(folder: PathBuf, owner: Owner) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+pub(super) fn archive(
+    folder: PathBuf,
+    owner: Owner,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
     let (sender, mut receiver) = mpsc::channel(PIECES);
     tokio::task::spawn_blocking(move || {
         let mut builder = Builder::new(Pieces { sender: sender.clone(), piece: Vec::new() });
@@ -106,12 +109,15 @@ pub(super) fn owner(setting: &str, users: &[u8]) -> Option<Owner> {
         return Some(Owner::default());
     }
     let entry = users.split(|byte| *byte == b'\n').find_map(|line| {
-        let fields: Vec<_> = line.split(|byte| *byte == b':').map(|field| std::str::from_utf8(field).ok()).collect();
+        let fields: Vec<_> =
+            line.split(|byte| *byte == b':').map(|field| std::str::from_utf8(field).ok()).collect();
         let (name, id, group) = (*fields.first()?, (*fields.get(2)?)?, (*fields.get(3)?)?);
-        (name == Some(user) || id == user).then(|| Some(Owner { user: id.parse().ok()?, group: group.parse().ok()? }))?
+        (name == Some(user) || id == user)
+            .then(|| Some(Owner { user: id.parse().ok()?, group: group.parse().ok()? }))?
     });
     let user = user.parse().ok().or(entry.map(|entry| entry.user))?;
-    let group = group.and_then(|group| group.parse().ok()).or(entry.map(|entry| entry.group)).unwrap_or_default();
+    let group =
+        group.and_then(|group| group.parse().ok()).or(entry.map(|entry| entry.group)).unwrap_or_default();
     Some(Owner { user, group })
 }
 

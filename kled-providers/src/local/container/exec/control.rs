@@ -80,7 +80,10 @@ impl Drop for EndOnDrop {
             let arguments = [process.as_str(), &running.token, &file];
             let end = run_script(&running.engine, &running.container, END, &arguments);
             if !matches!(tokio::time::timeout(END_WITHIN, end).await, Ok(Ok(_))) {
-                tracing::debug!(container = running.container, "a command could not be ended; its workspace may be gone");
+                tracing::debug!(
+                    container = running.container,
+                    "a command could not be ended; its workspace may be gone"
+                );
             }
         });
     }

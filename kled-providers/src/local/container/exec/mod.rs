@@ -49,7 +49,8 @@ impl Context {
         let environment = environment(&command)?;
         let mut secrets = Vec::new();
         for (variable, reference) in &marks.spec.secrets {
-            let secret = self.secrets.secret(reference).await.map_err(|error| error.with("secret", reference))?;
+            let secret =
+                self.secrets.secret(reference).await.map_err(|error| error.with("secret", reference))?;
             secrets.push((variable.as_str(), secret));
         }
         self.faults.at(Operation::Exec, "start").await?;
@@ -60,7 +61,8 @@ impl Context {
             hand_over(&self.engine, &container, file, &secrets).await?;
         }
         let arguments = script::run(&command, WORKSPACE_PATH, file.as_deref());
-        let begun = Begin { engine: &self.engine, container, token, environment, arguments, command: &command };
+        let begun =
+            Begin { engine: &self.engine, container, token, environment, arguments, command: &command };
         begun.begin().await
     }
 
@@ -91,7 +93,9 @@ fn environment(command: &Command) -> Result<Vec<String>> {
     };
     let variables = &command.environment.0;
     if let Some((name, _)) = variables.iter().find(|(name, value)| !is_name(name) || value.contains('\0')) {
-        return Err(Error::new(ErrorKind::InvalidInput, "malformed environment variable").with("variable", name));
+        return Err(
+            Error::new(ErrorKind::InvalidInput, "malformed environment variable").with("variable", name)
+        );
     }
     if command.arguments.is_empty() {
         return Err(Error::new(ErrorKind::InvalidInput, "there is no command to run"));
@@ -129,7 +133,8 @@ async fn hand_over(engine: &Engine, container: &str, file: &str, secrets: &[(&st
     attached.drain().await;
     match exit_status(engine, &exec).await? {
         ExitStatus::Exited(0) => Ok(()),
-        end => Err(Error::new(ErrorKind::Unavailable, "the secrets could not be handed over").with("code", end.code())),
+        end => Err(Error::new(ErrorKind::Unavailable, "the secrets could not be handed over")
+            .with("code", end.code())),
     }
 }
 
@@ -161,7 +166,9 @@ impl Begin<'_> {
         let created = self.engine.docker.create_exec(&self.container, options).await;
         let exec = created.map_err(|error| match status(&error) {
             // It ran a moment ago.
-            Some(404 | 409) => Error::new(ErrorKind::InvalidState, "the workspace is not running").because(error),
+            Some(404 | 409) => {
+                Error::new(ErrorKind::InvalidState, "the workspace is not running").because(error)
+            }
             _ => Failed::plain(error),
         })?;
         // Not known before the greeting; until then the token finds it.

@@ -161,10 +161,12 @@ mod tests {
 
     #[test]
     fn what_cannot_be_run_is_told_apart() {
-        let kind = |folder: &str, command: &str| match Greeting::read(&said(&run_here("empty", folder, &[command]))) {
-            Some(Greeting::Refused(error)) => error.kind(),
-            other => panic!("{other:?}"),
-        };
+        let kind =
+            |folder: &str, command: &str| match Greeting::read(&said(&run_here("empty", folder, &[command])))
+            {
+                Some(Greeting::Refused(error)) => error.kind(),
+                other => panic!("{other:?}"),
+            };
         assert_eq!(kind("/nowhere", "true"), ErrorKind::InvalidInput);
         assert_eq!(kind("/", "no-such-command"), ErrorKind::CommandNotFound);
         assert_eq!(kind("/", "/no/such/command"), ErrorKind::CommandNotFound);
@@ -178,7 +180,8 @@ mod tests {
     fn secrets_survive_the_shell() {
         let value = "it's \"$HOME\" `id`\n second \\ line";
         let exports = exports(&[("TOKEN", Secret::new(value))]);
-        let output = Process::new("sh").args(["-c", &format!("{exports}printf %s \"$TOKEN\"")]).output().unwrap();
+        let output =
+            Process::new("sh").args(["-c", &format!("{exports}printf %s \"$TOKEN\"")]).output().unwrap();
         assert_eq!(said(&output), value);
     }
 
@@ -187,12 +190,16 @@ mod tests {
         // The session's leader ends at once; one process stays in the session, one leaves it.
         let token = "0f9ce1";
         let mut leader = Process::new("setsid");
-        leader.args(["sh", "-c", "sleep 600 & setsid sleep 601 & echo $$ $!; wait"]).env(TOKEN_VARIABLE, token);
+        leader
+            .args(["sh", "-c", "sleep 600 & setsid sleep 601 & echo $$ $!; wait"])
+            .env(TOKEN_VARIABLE, token);
         let mut child = leader.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line)
+            .unwrap();
         let (leader, other) = line.trim().split_once(' ').unwrap();
-        let ended = Process::new("sh").args(["-c", END, "kled", leader, token, "/nonexistent"]).status().unwrap();
+        let ended =
+            Process::new("sh").args(["-c", END, "kled", leader, token, "/nonexistent"]).status().unwrap();
         assert!(ended.success());
         child.wait().unwrap();
         let alive = |process: &str| {

@@ -172,7 +172,9 @@ pub(super) async fn exit_status(engine: &Engine, exec: &str) -> Result<ExitStatu
     let mut pause = FIRST_LOOK;
     loop {
         let state = engine.docker.inspect_exec(exec).await.map_err(|error| match status(&error) {
-            Some(404) => Error::new(ErrorKind::Unavailable, "the command's workspace was stopped").because(error),
+            Some(404) => {
+                Error::new(ErrorKind::Unavailable, "the command's workspace was stopped").because(error)
+            }
             _ => Failed::plain(error),
         })?;
         if state.running == Some(false) {
