@@ -1,18 +1,4 @@
 //! The one error type of Kled.
-//!
-//! An [`Error`] says what the caller can do ([`ErrorKind`]), whether trying again can help ([`ErrorStatus`]), which
-//! operation failed, on what (context pairs) and why (source). Backend errors convert at the edge of a backend and
-//! stay private behind [`std::error::Error::source`].
-//!
-//! ```
-//! use kled_core::{Error, ErrorKind};
-//!
-//! let error = Error::new(ErrorKind::NotFound, "workspace does not exist")
-//!     .during("workspace_status")
-//!     .with("workspace", "demo");
-//! assert_eq!(error.to_string(), "workspace_status: workspace does not exist (workspace: demo)");
-//! assert!(!error.is_retryable());
-//! ```
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -114,7 +100,21 @@ pub enum ErrorStatus {
     Persistent,
 }
 
-/// The error of every Kled operation. See the [module](self).
+/// The error of every Kled operation.
+///
+/// It says what the caller can do ([`ErrorKind`]), whether trying again can help ([`ErrorStatus`]), which operation
+/// failed, on what (context pairs) and why (source). Backend errors convert at the edge of a backend and stay private
+/// behind [`std::error::Error::source`].
+///
+/// ```
+/// use kled_core::{Error, ErrorKind};
+///
+/// let error = Error::new(ErrorKind::NotFound, "workspace does not exist")
+///     .during("workspace_status")
+///     .with("workspace", "demo");
+/// assert_eq!(error.to_string(), "workspace_status: workspace does not exist (workspace: demo)");
+/// assert!(!error.is_retryable());
+/// ```
 pub struct Error(Box<Inner>);
 
 struct Inner {

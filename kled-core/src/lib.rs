@@ -46,3 +46,8 @@ pub use error::{Error, ErrorKind, ErrorStatus, Result};
 pub use id::{LabelKey, LabelValue, ProviderName, VariableName, WorkspaceId, WorkspaceName};
 pub use quantity::Quantity;
 pub use secret::{Secret, SecretReference};
+
+/// Runs the examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,7 +1,6 @@
 //! The control plane answers, several run side by side, and nothing of them stays behind.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
@@ -9,7 +8,9 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kled_tests::control_plane::ControlPlane;
 use kled_tests::servers::table::KUBERNETES_VERSION;
+use kled_tests::slot;
 use kled_tests::suite::Suite;
+use kled_tests::traces::{self, Held, Traces};
 use kube::Api;
 use kube::api::PostParams;
 
@@ -43,22 +44,35 @@ async fn two_run_side_by_side() -> Result<()> {
     Ok(())
 }
 
-async fn leaves_nothing() -> Result<()> {
+async fn hold() -> Result<(ControlPlane, Traces)> {
     let plane = ControlPlane::start().await?;
-    let (directory, processes) = (plane.directory().to_owned(), plane.processes()?);
+    let traces = plane.traces()?;
+    Ok((plane, traces))
+}
+
+async fn leaves_nothing() -> Result<()> {
+    let (plane, traces) = hold().await?;
+    ensure!(traces.remaining()?.len() == 3, "of two servers and a directory, these were found: {traces:?}");
     drop(plane);
-    ensure!(!directory.exists(), "{} is still there", directory.display());
-    for process in processes {
-        ensure!(!Path::new(&format!("/proc/{process}")).exists(), "process {process} is still there");
-    }
-    Ok(())
+    traces.wait_until_gone().await
+}
+
+async fn is_swept_after_a_kill() -> Result<()> {
+    let traces = Held::start().await?.kill().await?;
+    traces.wait_until_ended().await?;
+    slot::sweep_all()?;
+    traces.wait_until_gone().await
 }
 
 fn main() -> ExitCode {
+    if traces::is_holder() {
+        return traces::hold(hold());
+    }
     Suite::new("control plane")
         .skip_all_if(ControlPlane::missing())
         .case("answers at its version", answers)
         .case("two run side by side", two_run_side_by_side)
         .case("leaves no process and no directory", leaves_nothing)
+        .case("a killed run is swept by the next", is_swept_after_a_kill)
         .run()
 }

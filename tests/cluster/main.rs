@@ -1,16 +1,18 @@
 //! A real node: pods run, services are found and reached, and nothing of it stays behind.
 
 mod pods;
-mod traces;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use kled_tests::cluster::{BUSYBOX, Cluster};
 use kled_tests::image::Image;
 use kled_tests::suite::{Shared, Suite};
-use kled_tests::wait;
+use kled_tests::traces::{self, Held, Machine, Traces};
+use kled_tests::{slot, wait};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::pods::Namespace;
 
@@ -105,49 +107,71 @@ async fn answers_kubectl() -> Result<()> {
     Ok(())
 }
 
-async fn leaves_nothing() -> Result<()> {
-    let before = traces::Machine::look()?;
+async fn is_reached_from_the_machine() -> Result<()> {
+    let cluster = CLUSTER.get(Cluster::shared).await?;
+    let namespace = Namespace::create(&cluster, "node-port").await?;
+    let serve = "mkdir -p /tmp/www; echo served > /tmp/www/index.html; httpd -f -p 8080 -h /tmp/www";
+    namespace.run("server", BUSYBOX, serve).await?;
+    let port = namespace.expose("web", "server", 80, 8080).await?;
+    let address = (cluster.node().address(), port);
+    let answer = wait::until(REACH_DEADLINE, "the node port", async || {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    })
+    .await?;
+    ensure!(answer.ends_with("served\n"), "the answer is {answer:?}");
+    namespace.delete().await
+}
+
+async fn start_with_a_pod() -> Result<Cluster> {
     let cluster = Cluster::start().await?;
-    let traces = traces::Traces::of(&cluster)?;
-    ensure!(!traces.remaining()?.is_empty(), "a running cluster leaves traces");
     let namespace = Namespace::create(&cluster, "short-lived").await?;
     namespace.run("sleeper", BUSYBOX, "sleep 600").await?;
+    Ok(cluster)
+}
+
+async fn hold() -> Result<(Cluster, Traces)> {
+    let cluster = start_with_a_pod().await?;
+    let traces = cluster.traces()?;
+    Ok((cluster, traces))
+}
+
+async fn leaves_nothing() -> Result<()> {
+    let before = Machine::look()?;
+    let (cluster, traces) = hold().await?;
+    ensure!(!traces.remaining()?.is_empty(), "the traces of a running cluster were not found");
     drop(cluster);
     traces.wait_until_gone().await?;
-    let after = traces::Machine::look()?;
+    let after = Machine::look()?;
     ensure!(before == after, "the machine changed from {before:#?} to {after:#?}");
     Ok(())
 }
 
-/// A process of its own holds a cluster, because this one has to survive the kill.
+/// A process of its own holds the cluster, because this one has to survive the kill.
 async fn is_swept_after_a_kill() -> Result<()> {
-    let before = traces::Machine::look()?;
-    let mut holder = tokio::process::Command::new(std::env::current_exe()?)
-        .env(traces::HOLD, "1")
-        .env_remove("KLED_TEST_CLUSTER")
-        .stdout(std::process::Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
-    let output = holder.stdout.take().context("the holder has no output")?;
-    let traces = traces::Traces::read(output).await?;
-    holder.kill().await?;
-    traces.wait_until_processes_gone().await?;
-    kled_tests::slot::sweep_all()?;
+    let before = Machine::look()?;
+    let traces = Held::start().await?.kill().await?;
+    traces.wait_until_ended().await?;
+    slot::sweep_all()?;
     traces.wait_until_gone().await?;
-    let after = traces::Machine::look()?;
+    let after = Machine::look()?;
     ensure!(before == after, "the machine changed from {before:#?} to {after:#?}");
     Ok(())
 }
 
 fn main() -> ExitCode {
-    if std::env::var_os(traces::HOLD).is_some() {
-        return traces::hold();
+    if traces::is_holder() {
+        return traces::hold(hold());
     }
     Suite::new("cluster")
         .skip_all_if(Cluster::missing())
         .case("a pod answers exec", answers_exec)
         .case("a pod's logs are read", gives_logs)
         .case("a pod reaches a service by name", reaches_a_service_by_name)
+        .case("the machine reaches a node port", is_reached_from_the_machine)
         .case("a pod reaches the API server", reaches_the_api_server_from_a_pod)
         .case("a pod runs an image made here", runs_an_image_of_ones_own)
         .case("a pod's memory is limited", limits_memory)

@@ -62,15 +62,22 @@ impl Namespace {
         Ok(pod)
     }
 
-    /// Puts a service in front of the pods of an app.
-    pub(crate) async fn expose(&self, name: &str, app: &str, port: u16, target: u16) -> Result<()> {
+    /// Puts a service in front of the pods of an app; gives its port on the node.
+    pub(crate) async fn expose(&self, name: &str, app: &str, port: u16, target: u16) -> Result<u16> {
         let services: Api<Service> = Api::namespaced(self.client.clone(), &self.name);
         let object = serde_json::from_value(json!({
             "metadata": {"name": name},
-            "spec": {"selector": {"app": app}, "ports": [{"port": port, "targetPort": target}]},
+            "spec": {
+                "type": "NodePort",
+                "selector": {"app": app},
+                "ports": [{"port": port, "targetPort": target}],
+            },
         }))?;
-        services.create(&PostParams::default(), &object).await?;
-        Ok(())
+        let created = services.create(&PostParams::default(), &object).await?;
+        let ports = created.spec.and_then(|spec| spec.ports).unwrap_or_default();
+        let port =
+            ports.first().and_then(|port| port.node_port).context("the service has no port on the node")?;
+        Ok(u16::try_from(port)?)
     }
 
     /// Deletes it, without waiting for its end.

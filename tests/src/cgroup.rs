@@ -124,10 +124,14 @@ fn inherit_cpuset(parent: &Path, group: &Path) -> Result<()> {
     if clone.exists() { fs::write(clone, "1").context("let child groups inherit") } else { Ok(()) }
 }
 
+/// Where the slot's groups are, whether they exist or not.
+pub(crate) fn paths(number: u8) -> Result<Vec<PathBuf>> {
+    Ok(hierarchies()?.into_iter().map(|hierarchy| hierarchy.mount_point.join(name(number))).collect())
+}
+
 /// Removes the slot's groups, ending whatever still runs in them: nothing else can have joined.
 pub(crate) fn remove(number: u8) -> Result<()> {
-    for hierarchy in hierarchies()? {
-        let path = hierarchy.mount_point.join(name(number));
+    for path in paths(number)? {
         wait::until_blocking(REMOVE_DEADLINE, &format!("{} to go", path.display()), || {
             end_and_remove(&path);
             Ok(!path.exists())

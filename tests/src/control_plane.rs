@@ -8,12 +8,16 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::authority::{self, Authority, Subject};
+use crate::enclosure::Entrance;
 use crate::process::Server;
 use crate::programs::{self, Privilege};
 use crate::slot::Slot;
+use crate::traces::Traces;
 use crate::{kubeconfig, wait};
 
 const START_DEADLINE: Duration = Duration::from_secs(90);
+
+const READY_TRY: Duration = Duration::from_secs(2);
 
 /// Service addresses; the first is the API server's own, the tenth the cluster's DNS by custom.
 pub(crate) const SERVICE_RANGE: &str = "10.96.0.0/16";
@@ -70,7 +74,8 @@ impl ControlPlane {
     pub async fn start() -> Result<Self> {
         let slot = Slot::take("control-plane")?;
         let site = Site::on_machine(&slot)?;
-        let (server, client) = ApiServer::start(&slot, &site).await?;
+        let started = ApiServer::start(&slot, &site).await;
+        let (server, client) = started.or_else(|error| slot.keep_logs(error))?;
         Ok(Self { server, client, slot })
     }
 
@@ -98,31 +103,55 @@ impl ControlPlane {
         self.slot.directory()
     }
 
-    /// The ids of etcd and of the API server.
+    /// What it would leave on the machine.
     ///
     /// # Errors
-    /// When another thread panicked while it held one of them.
-    pub fn processes(&self) -> Result<[u32; 2]> {
-        Ok([self.server.store.id()?, self.server.server.id()?])
+    /// When another thread panicked while it held one of the servers.
+    pub fn traces(&self) -> Result<Traces> {
+        let processes = vec![self.server.store.id()?, self.server.server.id()?];
+        Ok(Traces::on_machine(&self.slot, processes))
     }
 }
 
-/// Where a control plane runs: on the machine or in an enclosure.
+/// Where a control plane runs.
 pub(crate) struct Site<'a> {
+    pub(crate) place: Place<'a>,
     pub(crate) address: Ipv4Addr,
     pub(crate) api_port: u16,
     pub(crate) store_ports: [u16; 2],
-    pub(crate) command: Box<dyn Fn(&str) -> Result<Command> + Send + Sync + 'a>,
+}
+
+/// Whose namespaces the servers share.
+#[derive(Clone, Copy)]
+pub(crate) enum Place<'a> {
+    Machine,
+    Inside(&'a Entrance),
+}
+
+impl Place<'_> {
+    fn command(self, program: &str) -> Result<Command> {
+        match self {
+            Self::Machine => {
+                Ok(Command::new(programs::find(program).with_context(|| format!("no program {program}"))?))
+            }
+            Self::Inside(entrance) => entrance.command(program),
+        }
+    }
 }
 
 impl Site<'static> {
     fn on_machine(slot: &Slot) -> Result<Self> {
         let [api_port, first, second] = free_ports(slot.number())?;
-        let find = |name: &str| {
-            Ok(Command::new(programs::find(name).with_context(|| format!("no program {name}"))?))
-        };
-        let (address, command) = (Ipv4Addr::LOCALHOST, Box::new(find));
-        Ok(Self { address, api_port, store_ports: [first, second], command })
+        let (place, address) = (Place::Machine, Ipv4Addr::LOCALHOST);
+        Ok(Self { place, address, api_port, store_ports: [first, second] })
+    }
+}
+
+impl<'a> Site<'a> {
+    /// In an enclosure every port is free, so these are the customary ones.
+    pub(crate) fn inside(entrance: &'a Entrance) -> Self {
+        let place = Place::Inside(entrance);
+        Self { place, address: entrance.address(), api_port: 6443, store_ports: [2379, 2380] }
     }
 }
 
@@ -151,7 +180,7 @@ impl ApiServer {
         let authority = Authority::create(&directory, "authority")?;
         let (service_account_key, service_account_public_key) =
             authority::key_pair(&directory, "service-account")?;
-        let mut command = (site.command)("kube-apiserver")?;
+        let mut command = site.place.command("kube-apiserver")?;
         command.args(api_flags(site)).args(certificate_flags(&authority, site, &directory)?);
         command.arg(flag("service-account-key-file", &service_account_public_key));
         command.arg(flag("service-account-signing-key-file", &service_account_key));
@@ -172,7 +201,9 @@ impl ApiServer {
         wait::until(START_DEADLINE, "the API server", async || {
             self.check_running()?;
             let request = http::Request::get("/readyz").body(Vec::new())?;
-            let said = client.request_text(request).await.with_context(|| self.server.log_tail())?;
+            // A request sent while the server starts may never be answered; the next one is.
+            let said = tokio::time::timeout(READY_TRY, client.request_text(request)).await;
+            let said = said.context("no answer")?.with_context(|| self.server.log_tail())?;
             ensure!(said == "ok", "it said {said}");
             Ok(())
         })
@@ -186,7 +217,7 @@ impl ApiServer {
 }
 
 fn store_command(slot: &Slot, site: &Site<'_>) -> Result<Command> {
-    let mut command = (site.command)("etcd")?;
+    let mut command = site.place.command("etcd")?;
     let data = slot.directory().join("etcd");
     let [clients, peers] = site.store_ports.map(|port| format!("http://127.0.0.1:{port}"));
     command.arg(flag("data-dir", &data));

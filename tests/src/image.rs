@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use oci_spec::image::{
     ANNOTATION_REF_NAME, Arch, ConfigBuilder, Descriptor, DescriptorBuilder, ImageConfigurationBuilder,
     ImageIndexBuilder, ImageManifestBuilder, MediaType, Os, RootFsBuilder, SCHEMA_VERSION, Sha256Digest,
@@ -68,10 +68,11 @@ impl Image {
     /// A small Linux with a shell and the commands scripts use, from the machine's static busybox.
     ///
     /// # Errors
-    /// When the machine has no busybox.
+    /// When the machine has no busybox, or none that is static.
     pub fn busybox(name: impl Into<String>) -> Result<Self> {
         let busybox =
             programs::find("busybox").context("no program busybox (Debian package busybox-static)")?;
+        ensure!(programs::is_static(&busybox), "{} is not static (see busybox-static)", busybox.display());
         let users = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n";
         let mut image = Self::new(name)
             .directory("bin", 0o755)
@@ -91,10 +92,15 @@ impl Image {
     /// An image around one static program, which it runs.
     ///
     /// # Errors
-    /// When the program cannot be read.
+    /// When the program cannot be read or is not static.
     pub fn program(name: impl Into<String>, program: &Path) -> Result<Self> {
         let file_name =
             program.file_name().and_then(|name| name.to_str()).context("a program's name is UTF-8")?;
+        ensure!(
+            programs::is_static(program),
+            "{} would not run in an image: it is not static",
+            program.display()
+        );
         let content = fs::read(program).with_context(|| format!("read {}", program.display()))?;
         let path = format!("usr/local/bin/{file_name}");
         let image = Self::new(name).directory("usr", 0o755).directory("usr/local", 0o755);

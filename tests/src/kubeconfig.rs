@@ -1,6 +1,7 @@
 //! Kubeconfig files with everything inside, so that they can be copied anywhere.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
@@ -9,6 +10,9 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::json;
 
 use crate::authority::Credential;
+
+/// A test's API server is on this machine; the default of half a minute only hides that it is not listening yet.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Writes a kubeconfig; as JSON, which is YAML too.
 pub(crate) fn write(path: &Path, server: &str, authority: &str, user: &Credential) -> Result<()> {
@@ -35,6 +39,7 @@ pub(crate) fn write(path: &Path, server: &str, authority: &str, user: &Credentia
 /// When the file is no kubeconfig.
 pub async fn client(path: &Path) -> Result<kube::Client> {
     let file = Kubeconfig::read_from(path).with_context(|| format!("read {}", path.display()))?;
-    let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+    let mut config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
     kube::Client::try_from(config).context("make a Kubernetes client")
 }

@@ -8,7 +8,7 @@
 //! - [`servers`]: fetches, builds and caches the real servers; [`programs`] finds them and says what is missing.
 //! - [`workspaces`] and [`containers`]: repositories, fixtures of the conformance suite, and what is left of a workspace.
 //! - [`summary`]: counts what `cargo test` says.
-//! - [`enclosure`] and [`slot`]: where fixtures run, and how nothing of them stays behind.
+//! - [`enclosure`] and [`slot`]: where fixtures run, and how nothing of them stays behind; [`traces`] proves it.
 
 mod authority;
 mod cgroup;
@@ -28,5 +28,11 @@ pub mod servers;
 pub mod slot;
 pub mod suite;
 pub mod summary;
+pub mod traces;
 pub mod wait;
 pub mod workspaces;
+
+/// The README's example, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,12 +1,12 @@
 //! The pair of network interfaces that joins a slot's network namespace to the machine.
 
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
-use crate::programs;
+use crate::{process, programs};
 
 /// Addresses of the pair: `10.213.SLOT.1` on the machine, `10.213.SLOT.2` inside.
 const NETWORK: [u8; 2] = [10, 213];
@@ -36,22 +36,22 @@ pub(crate) fn create(number: u8, process: u32) -> Result<()> {
 
 /// Removes the machine's end, and with it the other, if a slot's former owner left one.
 pub(crate) fn remove(number: u8) -> Result<()> {
-    let name = outer_name(number);
-    if !exists(&name) {
+    let path = outer_path(number);
+    if !path.exists() {
         return Ok(());
     }
     // The kernel may be taking it away at this moment, together with the namespace.
-    ip(&["link", "delete", &name]).or_else(|error| if exists(&name) { Err(error) } else { Ok(()) })
+    let deleted = ip(&["link", "delete", &outer_name(number)]);
+    deleted.or_else(|error| if path.exists() { Err(error) } else { Ok(()) })
 }
 
-fn exists(name: &str) -> bool {
-    Path::new("/sys/class/net").join(name).exists()
+/// Where the machine's end shows while it exists.
+pub(crate) fn outer_path(number: u8) -> PathBuf {
+    Path::new("/sys/class/net").join(outer_name(number))
 }
 
 fn ip(arguments: &[&str]) -> Result<()> {
-    let program = programs::find("ip").context("no program ip (Debian package iproute2)")?;
-    let output = Command::new(program).args(arguments).output().context("run ip")?;
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "ip {}: {}", arguments.join(" "), complaint.trim());
-    Ok(())
+    let mut command = Command::new(programs::find("ip").context("no program ip (Debian package iproute2)")?);
+    command.args(arguments);
+    process::run(command).map(|_said| ())
 }

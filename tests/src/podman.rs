@@ -14,6 +14,7 @@ use crate::enclosure::{self, Enclosure, Entrance};
 use crate::process::{self, Server};
 use crate::programs::{self, Privilege};
 use crate::slot::Slot;
+use crate::traces::Traces;
 use crate::wait;
 
 const START_DEADLINE: Duration = Duration::from_secs(30);
@@ -76,7 +77,7 @@ impl PodmanService {
         command.args(["system", "service", "--time=0"]).arg(format!("unix://{}", socket.display()));
         let server = Server::start(&slot, "podman", command)?;
         let service = Self { server, enclosure, socket, slot };
-        service.wait_until_ready().await?;
+        service.wait_until_ready().await.or_else(|error| service.slot.keep_logs(error))?;
         Ok(service)
     }
 
@@ -99,6 +100,14 @@ impl PodmanService {
     #[must_use]
     pub fn address(&self) -> Ipv4Addr {
         self.enclosure.entrance().address()
+    }
+
+    /// What it would leave on the machine.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn traces(&self) -> Result<Traces> {
+        Traces::inside(self.enclosure.entrance(), self.slot.directory())
     }
 
     /// A directory that is removed with the service.

@@ -2,20 +2,23 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::ledger;
-use crate::slot::Slot;
+use crate::slot::{LOGS, Slot};
 
 /// How much of a log an error message repeats.
 const LOG_TAIL_LINES: usize = 15;
+
+/// No single command of the harness takes longer, an installation on a slow network included.
+const RUN_DEADLINE: Duration = Duration::from_secs(600);
 
 /// A running server whose output goes to a file. Dropping it ends the process and waits for it.
 #[derive(Debug)]
@@ -31,7 +34,7 @@ impl Server {
     /// # Errors
     /// When the program cannot be started.
     pub fn start(slot: &Slot, name: &str, mut command: Command) -> Result<Self> {
-        let log = slot.create_directory("logs")?.join(format!("{name}.log"));
+        let log = slot.create_directory(LOGS)?.join(format!("{name}.log"));
         let output = File::create(&log).with_context(|| format!("create {}", log.display()))?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let child = spawn(command).with_context(|| format!("start {name}"))?;
@@ -117,20 +120,25 @@ fn spawn(command: Command) -> Result<Child> {
 }
 
 fn spawn_bound(mut command: Command) -> io::Result<Child> {
-    let parent = rustix::process::getpid();
-    // SAFETY: between fork and exec the closure only makes system calls; it neither allocates nor locks.
-    unsafe {
-        command.pre_exec(move || {
-            set_parent_process_death_signal(Some(Signal::KILL))?;
-            end_if_orphaned(parent)
-        });
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::process::CommandExt as _;
+        let parent = rustix::process::getpid();
+        // SAFETY: between fork and exec the closure only makes system calls; it neither allocates nor locks.
+        unsafe {
+            command.pre_exec(move || {
+                rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+                end_if_orphaned(parent)
+            });
+        }
     }
     command.spawn()
 }
 
 /// The parent may have ended before the signal was asked for; then it would never come.
+#[cfg(target_os = "linux")]
 fn end_if_orphaned(parent: Pid) -> io::Result<()> {
-    if getppid() == Some(parent) {
+    if rustix::process::getppid() == Some(parent) {
         return Ok(());
     }
     kill_process(rustix::process::getpid(), Signal::KILL)?;
@@ -140,14 +148,79 @@ fn end_if_orphaned(parent: Pid) -> io::Result<()> {
 /// Runs a command to its end and gives what it printed.
 ///
 /// # Errors
-/// When it cannot be started, or ends with an error; the message quotes what it said.
+/// When it cannot be started, ends with an error (the message quotes what it said) or does not end in ten minutes.
 pub fn run(mut command: Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("start {program}"))?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().with_context(|| format!("start {program}"))?;
+    let watchdog = Watchdog::watch(child.id(), RUN_DEADLINE);
+    let output = child.wait_with_output().with_context(|| format!("wait for {program}"))?;
+    watchdog.check().with_context(|| format!("run {program}"))?;
     if !output.status.success() {
         let arguments: Vec<_> = command.get_args().map(|argument| argument.to_string_lossy()).collect();
         let complaint = String::from_utf8_lossy(&output.stderr);
         bail!("{program} {} ended with {}: {}", arguments.join(" "), output.status, complaint.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Ends a child that takes too long, while its parent waits for it.
+pub(crate) struct Watchdog {
+    ended: mpsc::Sender<()>,
+    watching: thread::JoinHandle<bool>,
+    deadline: Duration,
+}
+
+impl Watchdog {
+    pub(crate) fn watch(id: u32, deadline: Duration) -> Self {
+        let (ended, end) = mpsc::channel();
+        let watching = thread::spawn(move || {
+            let late = end.recv_timeout(deadline) == Err(mpsc::RecvTimeoutError::Timeout);
+            if let (true, Some(id)) = (late, i32::try_from(id).ok().and_then(Pid::from_raw)) {
+                let _gone = kill_process(id, Signal::KILL);
+            }
+            late
+        });
+        Self { ended, watching, deadline }
+    }
+
+    /// To be called when the child has ended: an error if it was made to.
+    pub(crate) fn check(self) -> Result<()> {
+        // Nobody listens once the deadline has passed.
+        let _late = self.ended.send(());
+        match self.watching.join() {
+            Ok(false) => Ok(()),
+            _ => bail!("it was still running after {} s", self.deadline.as_secs()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failing_command_is_quoted() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo no luck >&2; exit 3"]);
+        let told = run(command).map_err(|error| error.to_string());
+        assert!(told.is_err_and(|told| told.contains("exit status: 3: no luck")));
+    }
+
+    #[test]
+    fn the_watchdog_ends_what_takes_too_long() -> Result<()> {
+        let mut child = Command::new("sleep").arg("600").spawn()?;
+        let watchdog = Watchdog::watch(child.id(), Duration::from_millis(50));
+        assert!(!child.wait()?.success());
+        assert!(watchdog.check().is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn the_watchdog_lets_what_is_quick_alone() -> Result<()> {
+        let mut child = Command::new("true").spawn()?;
+        let watchdog = Watchdog::watch(child.id(), Duration::from_secs(600));
+        assert!(child.wait()?.success());
+        watchdog.check()
+    }
 }

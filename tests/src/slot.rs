@@ -2,16 +2,19 @@
 //!
 //! Everything a fixture makes outside its own memory is either inside its slot's directory or named after the
 //! slot's number: control groups, network interfaces, the lock. So leftovers of a killed run are known without
-//! having been written down; only processes are recorded (see [`ledger`](crate::ledger)), because their ids
-//! cannot be chosen.
+//! having been written down; only processes are recorded, in the slot's ledger, because their ids cannot be
+//! chosen.
 //!
 //! The owner holds an exclusive lock on `NUMBER.lock`. The kernel lets go of it however the owner ends, so a slot
 //! whose lock is free holds nothing but leftovers. Runs side by side take different numbers and never meet.
 
+use std::env;
 use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{cgroup, ledger, link};
 
@@ -20,6 +23,12 @@ const SLOTS: u8 = 200;
 
 /// Where a kind is written down, for whoever looks at a machine's leftovers.
 const KIND: &str = "kind";
+
+/// The directory, inside the slot's own, for what its servers print.
+pub(crate) const LOGS: &str = "logs";
+
+/// A variable that, if set, keeps every slot's logs beside its lock, as `NUMBER.logs`.
+const KEEP_LOGS: &str = "KLED_TEST_KEEP_LOGS";
 
 /// The exclusive right to a number, with a directory of its own.
 #[derive(Debug)]
@@ -64,6 +73,27 @@ impl Slot {
         &self.directory
     }
 
+    /// Keeps the logs of the slot's servers for whoever looks into `error`, which is given back with their place.
+    ///
+    /// # Errors
+    /// Always: with the error it was given.
+    pub fn keep_logs<T>(&self, error: anyhow::Error) -> Result<T> {
+        match self.move_logs() {
+            Ok(path) => Err(error.context(format!("the logs are in {}", path.display()))),
+            // There may be none, and why there are none matters less than the error itself.
+            Err(_) => Err(error),
+        }
+    }
+
+    fn move_logs(&self) -> Result<PathBuf> {
+        let kept = self.directory.with_file_name(format!("{}.logs", self.number));
+        if kept.exists() {
+            fs::remove_dir_all(&kept)?;
+        }
+        fs::rename(self.directory.join(LOGS), &kept)?;
+        Ok(kept)
+    }
+
     /// A new directory inside the slot's own.
     ///
     /// # Errors
@@ -77,6 +107,9 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        if env::var_os(KEEP_LOGS).is_some() {
+            let _none = self.move_logs();
+        }
         let Some(base) = self.directory.parent() else { return };
         if let Err(error) = sweep(base, self.number) {
             eprintln!("warning: slot {} is left to the next run: {error:#}", self.number);
@@ -104,8 +137,14 @@ pub fn sweep_all() -> Result<usize> {
 /// It is short on purpose: paths of Unix sockets end at 107 bytes.
 fn base_directory() -> Result<PathBuf> {
     let user = rustix::process::getuid().as_raw();
-    let base = std::env::temp_dir().join(format!("kled-tests-{user}"));
-    fs::create_dir_all(&base).with_context(|| format!("create {}", base.display()))?;
+    let base = env::temp_dir().join(format!("kled-tests-{user}"));
+    match fs::DirBuilder::new().mode(0o700).create(&base) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        created => created.with_context(|| format!("create {}", base.display()))?,
+    }
+    // Anyone can make a directory of that name in a temporary folder, and we are about to end what its ledgers name.
+    let owner = fs::symlink_metadata(&base)?;
+    ensure!(owner.is_dir() && owner.uid() == user, "{} is not a directory of ours", base.display());
     Ok(base)
 }
 
@@ -144,4 +183,57 @@ fn remove_directory(directory: &Path) -> Result<()> {
         bail!("something is mounted in {}: {mount}", directory.display());
     }
     fs::remove_dir_all(directory).with_context(|| format!("remove {}", directory.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_in_use_have_different_numbers_and_directories() -> Result<()> {
+        let (first, second) = (Slot::take("test")?, Slot::take("test")?);
+        assert_ne!(first.number(), second.number());
+        assert_ne!(first.directory(), second.directory());
+        Ok(())
+    }
+
+    #[test]
+    fn a_dropped_slot_takes_its_directory_with_it() -> Result<()> {
+        let slot = Slot::take("test")?;
+        fs::write(slot.create_directory("deep/down")?.join("file"), "")?;
+        let directory = slot.directory().to_owned();
+        drop(slot);
+        assert!(!directory.exists());
+        Ok(())
+    }
+
+    #[test]
+    fn the_next_owner_finds_nothing_of_a_killed_one() -> Result<()> {
+        let slot = Slot::take("test")?;
+        let child = std::process::Command::new("sleep").arg("600").spawn();
+        ledger::record(slot.directory(), child?.id())?;
+        let (number, directory) = (slot.number(), slot.directory().to_owned());
+        let base = base_directory()?;
+        // What a kill does: the lock goes, everything else stays.
+        let Slot { _lock: lock, .. } = &slot;
+        lock.unlock()?;
+        std::mem::forget(slot);
+        let _taken = Slot::take("test")?;
+        let leftovers = fs::read_to_string(directory.join("processes")).unwrap_or_default();
+        assert_eq!(leftovers, "", "slot {number} in {} was not swept", base.display());
+        Ok(())
+    }
+
+    #[test]
+    fn logs_are_kept_for_an_error() -> Result<()> {
+        let slot = Slot::take("test")?;
+        fs::write(slot.create_directory(LOGS)?.join("server.log"), "said")?;
+        let kept = slot.directory().with_file_name(format!("{}.logs", slot.number()));
+        let told = slot.keep_logs::<()>(anyhow::anyhow!("no luck")).map_err(|error| format!("{error:#}"));
+        assert_eq!(told, Err(format!("the logs are in {}: no luck", kept.display())));
+        drop(slot);
+        assert_eq!(fs::read_to_string(kept.join("server.log"))?, "said");
+        fs::remove_dir_all(kept)?;
+        Ok(())
+    }
 }

@@ -58,10 +58,15 @@ fn count(result: &str, word: &str) -> usize {
     number.and_then(Result::ok).unwrap_or(0)
 }
 
-/// `test NAME ... ignored` or `test NAME ... ignored, REASON`.
+/// `test NAME ... ignored`, with the reason behind it (libtest) or as the trial's kind before it (`[REASON] NAME`).
 fn ignored(line: &str) -> Option<(String, String)> {
     let (name, result) = line.strip_prefix("test ")?.split_once(" ... ")?;
-    let reason = result.strip_prefix("ignored")?.strip_prefix(", ").unwrap_or(NO_REASON);
+    let behind = result.strip_prefix("ignored")?.strip_prefix(", ");
+    let before = name.strip_prefix('[').and_then(|name| name.split_once("] "));
+    let (reason, name) = match (behind, before) {
+        (None, Some((kind, name))) => (kind, name),
+        (behind, _) => (behind.unwrap_or(NO_REASON), name),
+    };
     Some((name.trim().to_owned(), reason.to_owned()))
 }
 
@@ -91,15 +96,17 @@ mod tests {
             "skipped podman::runs a container: needs root\n\
              test podman::runs a container ... ignored\n\
              test slow ... ignored, takes an hour\n\
+             test [the provider has no shell]   memory::exec  ... ignored\n\
              test src/lib.rs - (line 3) ... ignored\n\
-             test result: ok. 1 passed; 0 failed; 3 ignored; 0 measured; 0 filtered out; finished in 0.00s\n",
+             test result: ok. 1 passed; 0 failed; 4 ignored; 0 measured; 0 filtered out; finished in 0.00s\n",
         );
         assert_eq!(
             summary.to_string(),
-            "skipped podman::runs a container: needs root\n\
+            "skipped memory::exec: the provider has no shell\n\
+             skipped podman::runs a container: needs root\n\
              skipped slow: takes an hour\n\
              skipped src/lib.rs - (line 3): ignored without a reason\n\
-             1 passed, 0 failed, 3 skipped\n"
+             1 passed, 0 failed, 4 skipped\n"
         );
         assert!(summary.is_success());
     }

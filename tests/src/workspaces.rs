@@ -56,6 +56,8 @@ pub struct Processes {
     folder: TempDir,
     supervisor: SupervisorProgram,
     sandbox: Sandbox,
+    spec: WorkspaceSpec,
+    other_spec: WorkspaceSpec,
 }
 
 impl Processes {
@@ -65,9 +67,11 @@ impl Processes {
     /// When they cannot be made.
     pub fn new(supervisor: SupervisorProgram, sandbox: Sandbox) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("kled-processes-").tempdir()?;
-        repository(&folder.path().join("one"), 20)?;
-        repository(&folder.path().join("other"), 0)?;
-        Ok(Self { folder, supervisor, sandbox })
+        let (one, other) = (folder.path().join("one"), folder.path().join("other"));
+        repository(&one, 20)?;
+        repository(&other, 0)?;
+        let (spec, other_spec) = (spec(&one, sandbox)?, spec(&other, sandbox)?);
+        Ok(Self { folder, supervisor, sandbox, spec, other_spec })
     }
 
     /// The data folder of the provider.
@@ -86,13 +90,11 @@ impl Processes {
         let builder = if self.sandbox == Sandbox::None { builder } else { builder.sandbox(self.sandbox) };
         builder.build().await
     }
+}
 
-    fn spec_of(&self, repository: &str) -> WorkspaceSpec {
-        let isolation = if self.sandbox == Sandbox::None { Isolation::None } else { Isolation::Process };
-        let path = self.folder.path().join(repository);
-        let spec = WorkspaceSpec::builder(path.display().to_string()).isolation(isolation).build();
-        spec.unwrap_or_else(|error| panic!("a path is a repository: {error}"))
-    }
+fn spec(repository: &Path, sandbox: Sandbox) -> kled_core::Result<WorkspaceSpec> {
+    let isolation = if sandbox == Sandbox::None { Isolation::None } else { Isolation::Process };
+    WorkspaceSpec::builder(repository.display().to_string()).isolation(isolation).build()
 }
 
 #[async_trait]
@@ -102,11 +104,11 @@ impl Fixture for Processes {
     }
 
     fn spec(&self) -> WorkspaceSpec {
-        self.spec_of("one")
+        self.spec.clone()
     }
 
     fn other_spec(&self) -> WorkspaceSpec {
-        self.spec_of("other")
+        self.other_spec.clone()
     }
 
     async fn residue(&self, name: &WorkspaceName) -> kled_core::Result<Vec<String>> {

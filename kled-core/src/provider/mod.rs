@@ -139,7 +139,8 @@ pub trait Provider: fmt::Debug + Send + Sync + 'static {
     /// Requires [`Capabilities::commands`].
     ///
     /// # Errors
-    /// `NotFound`, `InvalidState` (not running), `CommandNotFound`, `PermissionDenied`, `Unsupported`, `Timeout`.
+    /// `NotFound`, `InvalidState` (not running), `CommandNotFound`, `InvalidInput` (an empty command, a working
+    /// directory that does not exist), `PermissionDenied`, `Unsupported`, `Timeout`.
     async fn exec(&self, name: &WorkspaceName, request: ExecRequest) -> Result<ExecSession>;
 
     /// What the workspace's supervisor and its detached commands wrote, oldest first.

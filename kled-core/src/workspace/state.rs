@@ -122,6 +122,17 @@ pub enum StopReason {
     HostRestarted,
 }
 
+impl fmt::Display for StopReason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Requested => formatter.write_str("requested"),
+            Self::Idle => formatter.write_str("idle"),
+            Self::Crashed { message } => write!(formatter, "crashed: {message}"),
+            Self::HostRestarted => formatter.write_str("host restarted"),
+        }
+    }
+}
+
 /// The state machine of a workspace. Each variant says what is true.
 ///
 /// ```text
@@ -307,15 +318,10 @@ impl fmt::Display for WorkspaceStatus {
             Self::Creating { step } => write!(formatter, " ({step})"),
             Self::Interrupted { step, message: Some(message) } => write!(formatter, " ({step}: {message})"),
             Self::Interrupted { step, message: None } => write!(formatter, " ({step})"),
-            Self::Stopped { reason: StopReason::Idle, .. } => formatter.write_str(" (idle)"),
-            Self::Stopped { reason: StopReason::Crashed { message }, .. } => {
-                write!(formatter, " (crashed: {message})")
-            }
-            Self::Stopped { reason: StopReason::HostRestarted, .. } => {
-                formatter.write_str(" (host restarted)")
-            }
+            Self::Stopped { reason: StopReason::Requested, .. } => Ok(()),
+            Self::Stopped { reason, .. } => write!(formatter, " ({reason})"),
             Self::Failed { reason, message } => write!(formatter, " ({reason}: {message})"),
-            Self::Running { .. } | Self::Stopped { .. } | Self::Deleting => Ok(()),
+            Self::Running { .. } | Self::Deleting => Ok(()),
         }
     }
 }

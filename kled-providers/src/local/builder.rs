@@ -8,6 +8,8 @@ use kled_core::ports::SecretSource;
 use kled_core::provider::Faults;
 use kled_core::{Error, ErrorKind, ProviderName, Result};
 
+#[cfg(feature = "local-container")]
+use super::ContainerEngine;
 use super::process::{ProcessProvider, Settings};
 use super::{EnvironmentAndFileSecrets, LocalProvider, Sandbox, SupervisorProgram};
 
@@ -22,6 +24,8 @@ pub struct LocalProviderBuilder {
     secrets: Arc<dyn SecretSource>,
     faults: Faults,
     sandbox: Option<Sandbox>,
+    #[cfg(feature = "local-container")]
+    engine: ContainerEngine,
 }
 
 impl Default for LocalProviderBuilder {
@@ -34,6 +38,8 @@ impl Default for LocalProviderBuilder {
             secrets: Arc::new(EnvironmentAndFileSecrets),
             faults: Faults::none(),
             sandbox: None,
+            #[cfg(feature = "local-container")]
+            engine: ContainerEngine::default(),
         }
     }
 }
@@ -76,6 +82,13 @@ impl LocalProviderBuilder {
         self
     }
 
+    /// Which container engine is used. Default: the one that answers.
+    #[cfg(feature = "local-container")]
+    pub fn container_engine(mut self, engine: ContainerEngine) -> Self {
+        self.engine = engine;
+        self
+    }
+
     /// For tests: breaks operations at their steps.
     pub fn faults(mut self, faults: Faults) -> Self {
         self.faults = faults;
@@ -86,7 +99,7 @@ impl LocalProviderBuilder {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidInput`] for a malformed name or a relative root, [`ErrorKind::Unsupported`] where the user
-    /// has no home folder.
+    /// has no home folder, what the container engine answers if one was named.
     pub async fn build(self) -> Result<LocalProvider> {
         let folders = etcetera::base_strategy::Xdg::new().map_err(|cause| {
             Error::new(ErrorKind::Unsupported, "the user has no home folder").because(cause).hint("set HOME")
@@ -97,7 +110,10 @@ impl LocalProviderBuilder {
                 .with("path", root.display()));
         }
         let name = ProviderName::new(self.name)?;
-        let container = None;
+        #[cfg(feature = "local-container")]
+        let containers = super::engine::find(self.engine, &name, &root, &self.secrets, &self.faults).await?;
+        #[cfg(not(feature = "local-container"))]
+        let containers = super::engine::Containers::Absent;
         let process = ProcessProvider::new(Settings {
             name,
             root,
@@ -107,6 +123,6 @@ impl LocalProviderBuilder {
             faults: self.faults,
             sandbox: self.sandbox,
         });
-        Ok(LocalProvider::new(process, container))
+        Ok(LocalProvider::new(process, containers))
     }
 }

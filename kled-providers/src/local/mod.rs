@@ -16,10 +16,11 @@ mod builder;
 mod checkout;
 #[cfg(feature = "local-container")]
 pub mod container;
+mod engine;
 mod process;
 mod secrets;
 
-use std::sync::Arc;
+
 
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -32,6 +33,9 @@ use kled_core::workspace::{Isolation, Operation, Workspace, WorkspaceSpec};
 use kled_core::{Error, ErrorKind, ProviderName, Result, WorkspaceName};
 
 pub use builder::LocalProviderBuilder;
+#[cfg(feature = "local-container")]
+pub use engine::ContainerEngine;
+use engine::Containers;
 use process::ProcessProvider;
 pub use process::{Sandbox, SupervisorProgram};
 pub use secrets::EnvironmentAndFileSecrets;
@@ -62,8 +66,7 @@ pub use secrets::EnvironmentAndFileSecrets;
 #[derive(Clone, Debug)]
 pub struct LocalProvider {
     process: ProcessProvider,
-    /// Where an engine answered when this was built.
-    container: Option<Arc<dyn Provider>>,
+    containers: Containers,
     capabilities: Capabilities,
 }
 
@@ -73,58 +76,62 @@ impl LocalProvider {
         LocalProviderBuilder::default()
     }
 
-    fn new(process: ProcessProvider, container: Option<Arc<dyn Provider>>) -> Self {
+    fn new(process: ProcessProvider, containers: Containers) -> Self {
         let mut capabilities = process.capabilities().clone();
-        if container.is_some() {
+        if let Containers::Available(_) = containers {
             capabilities.isolations.insert(2, Isolation::Container);
             capabilities.images = true;
         }
-        Self { process, container, capabilities }
+        Self { process, containers, capabilities }
     }
 
-    /// The backend that makes what `spec` asks for: an image needs a container, all else is a process.
-    fn maker(&self, spec: &WorkspaceSpec) -> Result<&dyn Provider> {
-        let container = match spec.isolation {
-            Isolation::Container => true,
-            Isolation::Default => spec.image.is_some(),
-            Isolation::Process | Isolation::None => false,
-        };
-        if !container {
-            return Ok(&self.process);
+    fn container(&self) -> Result<&dyn Provider> {
+        match &self.containers {
+            Containers::Available(container) => Ok(container.as_ref()),
+            missing => Err(missing.missing()),
         }
-        self.container.as_deref().ok_or_else(|| {
-            Error::new(ErrorKind::Unsupported, "no container engine answers")
-                .during(Operation::Create.as_str())
-                .hint("start Docker or Podman, or leave the image out and ask for isolation process")
-        })
     }
 
     /// The backend that has the workspace. Where none has it, the one that says so.
-    async fn owner(&self, name: &WorkspaceName) -> Result<&dyn Provider> {
-        match &self.container {
-            Some(container) if !self.process.has(name).await? => Ok(container.as_ref()),
-            _ => Ok(&self.process),
+    async fn owner(&self, operation: Operation, name: &WorkspaceName) -> Result<&dyn Provider> {
+        match &self.containers {
+            _ if self.process.has(name).await? => Ok(&self.process),
+            Containers::Absent => Ok(&self.process),
+            // Absence has to be proved: an engine that is silent may have it.
+            Containers::Available(_) | Containers::Silent(_) => {
+                self.container().map_err(|error| error.during(operation.as_str()).with("workspace", name))
+            }
         }
     }
 
     /// A name belongs to one workspace, whichever backend has it.
-    async fn check_other(&self, maker: &dyn Provider, name: &WorkspaceName) -> Result<()> {
-        let made_by_process = std::ptr::addr_eq(std::ptr::from_ref(maker), std::ptr::from_ref(&self.process));
-        let other: &dyn Provider = match &self.container {
-            Some(container) if made_by_process => container.as_ref(),
-            Some(_) => &self.process,
-            None => return Ok(()),
-        };
-        match other.workspace_status(name, StatusOptions::default()).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
-            Ok(_) => {
-                Err(Error::new(ErrorKind::Conflict, "a workspace of this name exists with another isolation")
-                    .during(Operation::Create.as_str())
-                    .with("workspace", name)
-                    .hint("choose another name, or delete the workspace first"))
+    async fn check_taken_elsewhere(&self, in_container: bool, name: &WorkspaceName) -> Result<()> {
+        let taken = match &self.containers {
+            _ if in_container => self.process.has(name).await?,
+            Containers::Available(container) => {
+                match container.workspace_status(name, StatusOptions::default()).await {
+                    Ok(_) => true,
+                    Err(error) if error.kind() == ErrorKind::NotFound => false,
+                    Err(error) => return Err(error),
+                }
             }
+            Containers::Absent | Containers::Silent(_) => false,
+        };
+        if !taken {
+            return Ok(());
         }
+        Err(Error::new(ErrorKind::Conflict, "a workspace of this name exists with another isolation")
+            .with("workspace", name)
+            .hint("choose another name, or delete the workspace first"))
+    }
+}
+
+/// An image needs a container; all else is a process unless it asks for one.
+fn wants_container(spec: &WorkspaceSpec) -> bool {
+    match spec.isolation {
+        Isolation::Container => true,
+        Isolation::Default => spec.image.is_some(),
+        Isolation::Process | Isolation::None => false,
     }
 }
 
@@ -144,43 +151,56 @@ impl Provider for LocalProvider {
         spec: &WorkspaceSpec,
         options: CreateOptions,
     ) -> Result<Workspace> {
-        let maker = self.maker(spec)?;
-        self.check_other(maker, name).await?;
+        let in_container = wants_container(spec);
+        let during = |error: Error| error.during(Operation::Create.as_str());
+        let maker = if in_container { self.container().map_err(during)? } else { &self.process };
+        self.check_taken_elsewhere(in_container, name).await.map_err(during)?;
         maker.create_workspace(name, spec, options).await
     }
 
     async fn delete_workspace(&self, name: &WorkspaceName, options: DeleteOptions) -> Result<Deletion> {
         let mut deletion = self.process.delete_workspace(name, options.clone()).await?;
-        if let Some(container) = &self.container {
-            let other = container.delete_workspace(name, options).await?;
-            deletion.existed |= other.existed;
-            deletion.removed.extend(other.removed);
+        match &self.containers {
+            Containers::Available(container) => {
+                let other = container.delete_workspace(name, options).await?;
+                deletion.existed |= other.existed;
+                deletion.removed.extend(other.removed);
+                Ok(deletion)
+            }
+            // That nothing is left is not known.
+            Containers::Silent(_) if !deletion.existed => {
+                Err(self.containers.missing().during(Operation::Delete.as_str()).with("workspace", name))
+            }
+            Containers::Absent | Containers::Silent(_) => Ok(deletion),
         }
-        Ok(deletion)
     }
 
     async fn start_workspace(&self, name: &WorkspaceName, options: StartOptions) -> Result<Workspace> {
-        self.owner(name).await?.start_workspace(name, options).await
+        self.owner(Operation::Start, name).await?.start_workspace(name, options).await
     }
 
     async fn stop_workspace(&self, name: &WorkspaceName, options: StopOptions) -> Result<Workspace> {
-        self.owner(name).await?.stop_workspace(name, options).await
+        self.owner(Operation::Stop, name).await?.stop_workspace(name, options).await
     }
 
     async fn workspace_status(&self, name: &WorkspaceName, options: StatusOptions) -> Result<Workspace> {
-        self.owner(name).await?.workspace_status(name, options).await
+        self.owner(Operation::Status, name).await?.workspace_status(name, options).await
     }
 
     fn list_workspaces(&self, options: ListOptions) -> BoxStream<'static, Result<Workspace>> {
         let processes = self.process.list_workspaces(options.clone());
-        match &self.container {
-            Some(container) => processes.chain(container.list_workspaces(options)).boxed(),
-            None => processes,
+        match &self.containers {
+            Containers::Available(container) => processes.chain(container.list_workspaces(options)).boxed(),
+            Containers::Absent => processes,
+            Containers::Silent(_) => {
+                let missing = self.containers.missing().during(Operation::List.as_str());
+                processes.chain(futures::stream::iter([Err(missing)])).boxed()
+            }
         }
     }
 
     async fn exec(&self, name: &WorkspaceName, request: ExecRequest) -> Result<ExecSession> {
-        self.owner(name).await?.exec(name, request).await
+        self.owner(Operation::Exec, name).await?.exec(name, request).await
     }
 
     async fn workspace_logs(
@@ -188,7 +208,7 @@ impl Provider for LocalProvider {
         name: &WorkspaceName,
         options: LogsOptions,
     ) -> Result<BoxStream<'static, Result<LogLine>>> {
-        self.owner(name).await?.workspace_logs(name, options).await
+        self.owner(Operation::Logs, name).await?.workspace_logs(name, options).await
     }
 
     async fn workspace_events(
@@ -196,6 +216,6 @@ impl Provider for LocalProvider {
         name: &WorkspaceName,
         options: EventsOptions,
     ) -> Result<BoxStream<'static, Result<Event>>> {
-        self.owner(name).await?.workspace_events(name, options).await
+        self.owner(Operation::Events, name).await?.workspace_events(name, options).await
     }
 }

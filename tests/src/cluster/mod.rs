@@ -5,14 +5,13 @@
 //! a node that is killed half-way leaves them in any state; in namespaces of their own, the kernel removes all of
 //! it with the last process. It also means that several clusters, or a cluster and the machine's own Docker,
 //! never meet: the same addresses, names and ports are free for each. The price is one hop: the machine reaches
-//! the API server, pods and services at the enclosure's address ([`Cluster::address`]), not at `127.0.0.1`.
+//! the API server, pods and services at the enclosure's address ([`Cluster::node`]), not at `127.0.0.1`.
 
 mod dns;
 mod node;
 mod shared;
 
 use std::fs;
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -27,6 +26,7 @@ use crate::image::Image;
 use crate::process;
 use crate::programs::{self, Privilege};
 use crate::slot::Slot;
+use crate::traces::Traces;
 use crate::{kubeconfig, wait};
 
 pub use self::shared::Lender;
@@ -107,10 +107,11 @@ impl Cluster {
         let slot = Slot::take("cluster")?;
         let enclosure = Enclosure::start(&slot).await?;
         let entrance = enclosure.entrance().try_clone()?;
-        let (api_server, client, node) = start_servers(&slot, &entrance).await?;
+        let started = start_servers(&slot, &entrance).await;
+        let (api_server, client, node) = started.or_else(|error| slot.keep_logs(error))?;
         let access = Access { client, kubeconfig: api_server.kubeconfig.clone(), entrance };
         let owned = Owned { node, api_server, _enclosure: enclosure, slot };
-        owned.wait_until_ready(&access.client).await?;
+        owned.wait_until_ready(&access.client).await.or_else(|error| owned.slot.keep_logs(error))?;
         Ok(Self { access, _owned: Some(owned) })
     }
 
@@ -126,30 +127,20 @@ impl Cluster {
         &self.access.kubeconfig
     }
 
-    /// The node's address, at which the machine reaches the API server and node ports.
+    /// The way onto the node: its address, at which the machine reaches the API server and node ports, and commands
+    /// that run there.
     #[must_use]
-    pub fn address(&self) -> Ipv4Addr {
-        self.access.entrance.address()
+    pub fn node(&self) -> &Entrance {
+        &self.access.entrance
     }
 
-    /// The number of the slot it runs in, which its control groups and its interface are named after.
-    #[must_use]
-    pub fn number(&self) -> u8 {
-        self.access.entrance.number()
-    }
-
-    /// The id, on the machine, of the process that everything in the cluster depends on.
-    #[must_use]
-    pub fn first_process(&self) -> u32 {
-        self.access.entrance.first_process()
-    }
-
-    /// A command that will run on the node.
+    /// What it would leave on the machine.
     ///
     /// # Errors
-    /// When the program is not on this machine.
-    pub fn node_command(&self, program: &str) -> Result<Command> {
-        self.access.entrance.command(program)
+    /// When it has ended.
+    pub fn traces(&self) -> Result<Traces> {
+        let directory = self.access.kubeconfig.parent().context("a kubeconfig is in a directory")?;
+        Traces::inside(self.node(), directory)
     }
 
     /// Makes an image known to the node, so that pods can name it.
@@ -173,12 +164,7 @@ impl Cluster {
 }
 
 async fn start_servers(slot: &Slot, entrance: &Entrance) -> Result<(ApiServer, kube::Client, node::Servers)> {
-    let site = Site {
-        address: entrance.address(),
-        api_port: 6443,
-        store_ports: [2379, 2380],
-        command: Box::new(|program| entrance.command(program)),
-    };
+    let site = Site::inside(entrance);
     let runtime = node::Runtime::start(slot, entrance);
     let ((api_server, client), runtime) = tokio::try_join!(ApiServer::start(slot, &site), runtime)?;
     let node = node::Servers::start(slot, entrance, &api_server, runtime)?;
@@ -196,7 +182,7 @@ impl Owned {
         dns::deploy(client).await?;
         let nodes: Api<Node> = Api::all(client.clone());
         let accounts: Api<ServiceAccount> = Api::default_namespaced(client.clone());
-        let ready = wait::until(READY_DEADLINE, "the cluster to be ready", async || {
+        wait::until(READY_DEADLINE, "the cluster to be ready", async || {
             self.node.check_running()?;
             self.api_server.check_running()?;
             let node = nodes.get_opt(NODE_NAME).await?.context("the node has not registered")?;
@@ -204,10 +190,7 @@ impl Owned {
             accounts.get_opt("default").await?.context("no service account yet, so no pod could start")?;
             dns::check_ready(client).await
         })
-        .await;
-        ready.with_context(|| {
-            format!("logs until they are swept: {}", self.slot.directory().join("logs").display())
-        })
+        .await
     }
 }
 

@@ -184,6 +184,8 @@ fn controller_manager(slot: &Slot, entrance: &Entrance, api: &ApiServer) -> Resu
         "--leader-elect=false",
         "--bind-address=127.0.0.1",
     ]);
+    // By default it may ask so rarely that its forty controllers take seconds to start.
+    command.args(["--kube-api-qps=300", "--kube-api-burst=600"]);
     command.args(["--allocate-node-cidrs=false", &format!("--service-cluster-ip-range={SERVICE_RANGE}")]);
     Ok(command)
 }
@@ -236,13 +238,10 @@ fn kubelet_configuration(slot: &Slot, entrance: &Entrance, api: &ApiServer) -> R
         // Machines without systemd, or still with version 1, are test machines too.
         "cgroupDriver": "cgroupfs",
         "failCgroupV1": false,
-        "cgroupsPerQOS": false,
-        "enforceNodeAllocatable": [],
         // What root may not do on some machines, as in a user namespace, is not worth an error.
         "featureGates": {"KubeletInUserNamespace": true},
         "oomScoreAdj": 0,
         "failSwapOn": false,
-        "localStorageCapacityIsolation": false,
         // Images come from archives and cannot be pulled again.
         "imageGCHighThresholdPercent": 100,
         "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},

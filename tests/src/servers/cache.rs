@@ -3,15 +3,20 @@
 use std::env;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use sha2::{Digest as _, Sha256};
 
 use super::progress::Progress;
 use super::table::GoServer;
+use crate::wait;
 
 /// Names the folder that caches are put in, if neither the home's nor the desktop's choice is wanted.
 const CACHE_VARIABLE: &str = "KLED_TEST_CACHE";
+
+/// As long as the longest build may take.
+const LOCK_DEADLINE: Duration = Duration::from_secs(3600);
 
 /// Enough of the digest to tell definitions apart, short enough to read.
 const DIGEST_CHARACTERS: usize = 12;
@@ -80,14 +85,22 @@ fn beside(folder: &Path, ending: &str) -> PathBuf {
 fn lock(path: &Path, progress: &Progress) -> Result<File> {
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(path);
     let file = file.with_context(|| format!("open {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => return Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            progress.say(&format!("waiting for another run: {}", path.display()))
-        }
-        Err(TryLockError::Error(error)) => return Err(error.into()),
-    }
-    file.lock().with_context(|| format!("lock {}", path.display()))?;
+    let mut said = false;
+    wait::until_blocking(
+        LOCK_DEADLINE,
+        &format!("another run to let go of {}", path.display()),
+        || match file.try_lock() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(error.into()),
+            Err(TryLockError::WouldBlock) => {
+                if !said {
+                    progress.say(&format!("waiting for another run, which holds {}", path.display()));
+                    said = true;
+                }
+                Ok(false)
+            }
+        },
+    )?;
     Ok(file)
 }
 

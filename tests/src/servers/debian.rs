@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use super::progress::Progress;
-use super::table::{DEBIAN_PACKAGES, DebianPackage};
+use super::table::{DEBIAN_PACKAGES, DebianPackage, Linkage};
 use crate::{process, programs};
 
 /// How long to wait for another installation to finish, in seconds.
@@ -41,8 +41,11 @@ pub(super) fn install(progress: &Progress) -> Result<Option<String>> {
 }
 
 fn missing() -> Vec<&'static str> {
-    let lacks = |package: &&DebianPackage| {
-        package.programs.iter().any(|name| programs::find_installed(name).is_none())
-    };
-    DEBIAN_PACKAGES.iter().filter(lacks).map(|package| package.name).collect()
+    let has =
+        |package: &DebianPackage| package.programs.iter().all(|name| is_installed(name, package.linkage));
+    DEBIAN_PACKAGES.iter().filter(|package| !has(package)).map(|package| package.name).collect()
+}
+
+fn is_installed(name: &str, linkage: Linkage) -> bool {
+    programs::find_installed(name).is_some_and(|path| linkage == Linkage::Any || programs::is_static(&path))
 }

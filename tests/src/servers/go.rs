@@ -11,10 +11,14 @@ use anyhow::{Context as _, Result, bail};
 use super::cache;
 use super::progress::Progress;
 use super::table::{GO_MINIMUM, GO_PACKAGE_VERSION, GoProgram, GoServer};
-use crate::{process, programs};
+use crate::process::{self, Watchdog};
+use crate::programs;
 
 /// How often a long build says that it is alive.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Kubernetes takes five minutes on two idle cores; this is for slow machines under load.
+const BUILD_DEADLINE: Duration = Duration::from_secs(3600);
 
 /// How much of a failed build's output the error quotes.
 const ERROR_LINES: usize = 20;
@@ -68,6 +72,7 @@ fn compile(
 fn watch(mut command: Command, name: &str, progress: &Progress) -> Result<()> {
     let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().context("start go build")?;
     let output = child.stderr.take().context("go build has no output")?;
+    let watchdog = Watchdog::watch(child.id(), BUILD_DEADLINE);
     let (mut packages, mut last_said) = (0_usize, Instant::now());
     let mut tail = Vec::new();
     for line in BufReader::new(output).lines() {
@@ -83,6 +88,7 @@ fn watch(mut command: Command, name: &str, progress: &Progress) -> Result<()> {
         tail.push(line);
     }
     let status = child.wait().context("wait for go build")?;
+    watchdog.check().context("run go build")?;
     if !status.success() {
         bail!("go build ended with {status}: {}", tail.join("; "));
     }

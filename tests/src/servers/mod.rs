@@ -37,15 +37,33 @@ pub fn install() -> Result<Vec<String>> {
         return Ok(vec!["the real servers need Linux".to_owned()]);
     }
     let progress = Progress::start();
-    let mut missing = Vec::new();
-    missing.extend(debian::install(&progress)?);
+    let mut missing: Vec<String> = debian::install(&progress)?.into_iter().collect();
+    let mut failures = Vec::new();
     for server in GO_SERVERS {
         if let Err(error) = install_server(server, &progress) {
-            missing.push(format!("{} {}: {error:#}", server.name, server.version));
+            failures.push((format!("{} {}", server.name, server.version), format!("{error:#}")));
         }
     }
-    progress.say("servers: ready");
-    Ok(missing)
+    missing.extend(by_reason(failures));
+    progress.say(if missing.is_empty() { "servers: ready" } else { "servers: some are missing" });
+    Ok(missing.iter().map(|line| on_one_line(line)).collect())
+}
+
+/// One line for each reason: without a compiler, every server is missing for the same one.
+fn by_reason(failures: Vec<(String, String)>) -> Vec<String> {
+    let mut reasons: Vec<(String, Vec<String>)> = Vec::new();
+    for (name, reason) in failures {
+        match reasons.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, names)) => names.push(name),
+            None => reasons.push((reason, vec![name])),
+        }
+    }
+    reasons.into_iter().map(|(reason, names)| format!("{}: {reason}", names.join(", "))).collect()
+}
+
+/// What a tool says may have many lines; a summary has one for each thing that is missing.
+fn on_one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
 fn install_server(server: &GoServer, progress: &Progress) -> Result<()> {
@@ -101,6 +119,14 @@ fn tells_version(said: &str, version: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_missing_for_one_reason_is_told_in_one_line() {
+        let failure = |name: &str, reason: &str| (name.to_owned(), reason.to_owned());
+        let failures = [failure("etcd", "no Go"), failure("pause", "no room"), failure("coredns", "no Go")];
+        assert_eq!(by_reason(failures.to_vec()), ["etcd, coredns: no Go", "pause: no room"]);
+        assert_eq!(on_one_line("no module\n\n  named pip\n"), "no module; named pip");
+    }
 
     #[test]
     fn a_version_is_a_whole_word() {

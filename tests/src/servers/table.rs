@@ -24,6 +24,15 @@ pub struct GoProgram {
     pub version_arguments: &'static [&'static str],
 }
 
+/// Whether a program needs files beside itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Linkage {
+    /// Any will do.
+    Any,
+    /// Nothing but itself.
+    Static,
+}
+
 /// Programs from the distribution's packages.
 #[derive(Debug)]
 pub struct DebianPackage {
@@ -31,6 +40,8 @@ pub struct DebianPackage {
     pub name: &'static str,
     /// The programs the harness needs from it; if all are found, it isn't installed.
     pub programs: &'static [&'static str],
+    /// How its programs are linked, if that matters: one that goes into an image must be static.
+    pub linkage: Linkage,
 }
 
 /// The oldest Go that builds every module of the table.
@@ -57,6 +68,10 @@ pub const PAUSE_VERSION: &str = "3.10";
 
 const fn kubernetes(name: &'static str, package: &'static str) -> GoProgram {
     GoProgram { name, package, version_arguments: &["--version"] }
+}
+
+const fn package(name: &'static str, programs: &'static [&'static str]) -> DebianPackage {
+    DebianPackage { name, programs, linkage: Linkage::Any }
 }
 
 /// What is built, quickest first: a mistake in the set-up shows in a second, not after minutes.
@@ -110,17 +125,19 @@ pub const GO_SERVERS: &[GoServer] = &[
 
 /// What is installed with the distribution's package tool, where that exists and we are root.
 pub const DEBIAN_PACKAGES: &[DebianPackage] = &[
-    DebianPackage { name: "bubblewrap", programs: &["bwrap"] },
-    DebianPackage { name: "busybox-static", programs: &["busybox"] },
-    DebianPackage { name: "conmon", programs: &["conmon"] },
-    DebianPackage { name: "conntrack", programs: &["conntrack"] },
-    DebianPackage { name: "containerd", programs: &["containerd", "containerd-shim-runc-v2", "ctr"] },
-    DebianPackage { name: "containernetworking-plugins", programs: &["host-local", "loopback", "portmap"] },
-    DebianPackage { name: "iproute2", programs: &["ip"] },
-    DebianPackage { name: "iptables", programs: &["iptables", "iptables-save", "iptables-restore"] },
-    DebianPackage { name: "podman", programs: &["podman"] },
-    DebianPackage { name: "runc", programs: &["runc"] },
-    DebianPackage { name: "util-linux", programs: &["unshare", "nsenter", "mount", "umount"] },
+    package("bubblewrap", &["bwrap"]),
+    // Many machines have the dynamic `busybox`, which is of no use in an image.
+    DebianPackage { name: "busybox-static", programs: &["busybox"], linkage: Linkage::Static },
+    package("conmon", &["conmon"]),
+    package("conntrack", &["conntrack"]),
+    package("containerd", &["containerd", "containerd-shim-runc-v2", "ctr"]),
+    // Its plugin `bridge` is not looked for: iproute2 has a program of that name.
+    package("containernetworking-plugins", &["host-local", "loopback", "portmap"]),
+    package("iproute2", &["ip"]),
+    package("iptables", &["iptables", "iptables-save", "iptables-restore"]),
+    package("podman", &["podman"]),
+    package("runc", &["runc"]),
+    package("util-linux", &["unshare", "nsenter", "mount", "umount"]),
 ];
 
 /// The server that a program belongs to.

@@ -1,9 +1,11 @@
 //! Operations that fail, are killed or are overtaken by a delete, at each of their steps.
 
+use std::sync::Arc;
+
 use super::disturbance::{Break, Disturbance, at_step, kill};
 use super::trial::{Failure, Outcome, Trial, equal, runs};
 use super::{Case, case};
-use crate::provider::ProviderExt;
+use crate::provider::{ExecRequest, Provider, ProviderExt};
 use crate::workspace::{Operation, WorkspaceStatus};
 use crate::{ErrorKind, WorkspaceName};
 
@@ -118,6 +120,8 @@ async fn cut_create(trial: &Trial, cut: Cut, then: Then) -> Outcome {
         let attempt = async {
             cut.at(trial, Operation::Create, number, &name).await?;
             is_not_running(trial, &name).await?;
+            // Who repairs may be another machine than the one that broke.
+            trial.ok("wiping local state", trial.fixture.wipe_local_state()).await?;
             if matches!(then, Then::Create) {
                 trial.create_makes_one(&name, &trial.fixture.spec()).await?;
             }
@@ -133,19 +137,32 @@ async fn is_not_running(trial: &Trial, name: &WorkspaceName) -> Outcome {
     let provider = trial.provider().await?;
     match trial.ends("status after the cut", provider.status(name)).await? {
         Ok(workspace) => match workspace.status {
-            WorkspaceStatus::Creating { .. }
-            | WorkspaceStatus::Interrupted { .. }
-            | WorkspaceStatus::Failed { .. } => Ok(()),
+            WorkspaceStatus::Creating { .. } | WorkspaceStatus::Failed { .. } => Ok(()),
+            WorkspaceStatus::Interrupted { .. } => is_refused(trial, &provider, name).await,
             // The last step may be the answer itself; then the workspace has to work.
-            WorkspaceStatus::Running { .. } if provider.capabilities().commands.exec => {
-                trial.text(&provider, name, &["echo", "whole"]).await.map(drop)
-            }
-            WorkspaceStatus::Running { .. } => Ok(()),
+            WorkspaceStatus::Running { .. } => status_is_true(trial, name).await,
             other => Err(Failure::new("status after the cut", "an interrupted workspace or none", other)),
         },
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(Failure::new("status after the cut", "an interrupted workspace or none", error)),
     }
+}
+
+/// An interrupted workspace is for create and delete only, and it keeps its name for its own spec.
+async fn is_refused(trial: &Trial, provider: &Arc<dyn Provider>, name: &WorkspaceName) -> Outcome {
+    let invalid_state = &[ErrorKind::InvalidState];
+    trial.fails("start of an interrupted workspace", invalid_state, provider.start(name)).await?;
+    trial.fails("stop of an interrupted workspace", invalid_state, provider.stop(name)).await?;
+    if provider.capabilities().commands.exec {
+        let exec = provider.exec(name, ExecRequest::new(["echo"]));
+        trial.fails("exec in an interrupted workspace", invalid_state, exec).await?;
+    }
+    let other = trial.fixture.other_spec();
+    let create = provider.create(name, &other);
+    trial
+        .fails("create with another spec of an interrupted workspace", &[ErrorKind::Conflict], create)
+        .await?;
+    Ok(())
 }
 
 async fn failed_create_create(trial: &Trial) -> Outcome {
@@ -207,8 +224,7 @@ async fn overtake(trial: &Trial, number: usize) -> Outcome {
     }
     deleted?;
     left?;
-    let gone = || async { Ok(trial.nothing_left("", &name).await.is_ok()) };
-    trial.becomes_true("the backend after the hung create was dropped", "nothing left", gone).await?;
+    trial.nothing_left_soon("the backend after the hung create was dropped", &name).await?;
     trial.create_makes_one(&name, &trial.fixture.spec()).await?;
     trial.delete_leaves_nothing(&name).await
 }
@@ -221,6 +237,7 @@ async fn start_cut_short(trial: &Trial) -> Outcome {
         let attempt = async {
             trial.ok("stop", provider.stop(&name)).await?;
             cut.at(trial, Operation::Start, number, &name).await?;
+            status_is_true(trial, &name).await?;
             let started = trial.ok("start again", trial.provider().await?.start(&name)).await?;
             runs("start again", &started, created.id)?;
             if provider.capabilities().commands.exec {
@@ -240,6 +257,7 @@ async fn stop_cut_short(trial: &Trial) -> Outcome {
         let attempt = async {
             trial.ok("start", provider.start(&name)).await?;
             cut.at(trial, Operation::Stop, number, &name).await?;
+            status_is_true(trial, &name).await?;
             let stopped = trial.ok("stop again", trial.provider().await?.stop(&name)).await?;
             equal("stop again", &"Stopped", &stopped.status.state())?;
             let status = trial.ok("status", provider.status(&name)).await?;
@@ -263,6 +281,22 @@ async fn delete_cut_short(trial: &Trial) -> Outcome {
             trial.delete_leaves_nothing(&name).await
         };
         attempt.await.map_err(at_step(Operation::Delete, cut.word(), number, &steps))?;
+    }
+    Ok(())
+}
+
+/// What status says after a cut is what a command finds.
+async fn status_is_true(trial: &Trial, name: &WorkspaceName) -> Outcome {
+    let provider = trial.provider().await?;
+    if !provider.capabilities().commands.exec {
+        return Ok(());
+    }
+    let status = trial.ok("status after the cut", provider.status(name)).await?.status;
+    if status.is_running() {
+        trial.text(&provider, name, &["echo", "running"]).await?;
+    } else {
+        let call = provider.exec(name, ExecRequest::new(["echo"]));
+        trial.fails(format!("exec when status says {status}"), &[ErrorKind::InvalidState], call).await?;
     }
     Ok(())
 }

@@ -41,6 +41,13 @@ pub(super) const CASES: &[Case] = &[
     ),
     case!("missing-is-not-found", 5, missing, [], "asking for what never was gives not-found"),
     case!(
+        "others-are-left-alone",
+        3,
+        others_left_alone,
+        [],
+        "stop and delete touch no workspace whose name begins alike"
+    ),
+    case!(
         "start-and-stop-again-succeed",
         2,
         start_stop_again,
@@ -175,6 +182,25 @@ async fn names_are_free(trial: &Trial) -> Outcome {
     trial.delete_leaves_nothing(&name).await?;
     let second = trial.create_makes_one(&name, &trial.fixture.other_spec()).await?;
     ensure(first.id != second.id, "the identity after a delete", "a new one", "the old one")
+}
+
+async fn others_left_alone(trial: &Trial) -> Outcome {
+    let (name, provider, _) = trial.running().await?;
+    let longer = trial.name_beginning_with(&name)?;
+    let other = trial.ok("create", provider.create(&longer, &trial.fixture.spec())).await?;
+    let exec = provider.capabilities().commands.exec;
+    if exec {
+        trial.write(&provider, &longer, "kept", b"of the other").await?;
+    }
+    trial.ok("stop", provider.stop(&name)).await?;
+    runs("the other one after stop", &trial.ok("status", provider.status(&longer)).await?, other.id)?;
+    trial.delete_leaves_nothing(&name).await?;
+    runs("the other one after delete", &trial.ok("status", provider.status(&longer)).await?, other.id)?;
+    if exec {
+        let kept = trial.text(&provider, &longer, &["cat", "kept"]).await?;
+        equal("the other one's file", &"of the other".to_owned(), &kept)?;
+    }
+    trial.delete_leaves_nothing(&longer).await
 }
 
 async fn missing(trial: &Trial) -> Outcome {

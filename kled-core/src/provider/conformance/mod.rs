@@ -47,6 +47,7 @@
 //! to the next one. So a provider is checked at as many moments as it names.
 
 mod concurrency;
+mod deadlines;
 mod disturbance;
 mod execution;
 mod interruption;
@@ -252,6 +253,7 @@ pub fn cases() -> Vec<Case> {
     [
         lifecycle::CASES,
         observation::CASES,
+        deadlines::CASES,
         interruption::CASES,
         concurrency::CASES,
         execution::CASES,

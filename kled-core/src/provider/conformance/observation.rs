@@ -1,19 +1,16 @@
-//! What a provider tells: lists, events, logs, failures, deadlines; and what it keeps to itself.
+//! What a provider tells: lists, events, logs; and what it keeps to itself.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
-use tokio::time::Instant;
-
-use super::disturbance::{Break, Disturbance, at_step, perform};
+use super::disturbance::{Break, Disturbance, kill};
 use super::trial::{Failure, Outcome, Trial, ensure, equal};
 use super::{Case, case};
 use crate::provider::{
     CreateOptions, Event, EventsOptions, ListOptions, LogsOptions, Progress, Provider, ProviderExt,
 };
-use crate::workspace::{Operation, StopReason, WorkspaceSpec, WorkspaceStatus};
-use crate::{ErrorKind, LabelKey, LabelValue, VariableName, WorkspaceName};
+use crate::workspace::Operation;
+use crate::{LabelKey, LabelValue, VariableName, WorkspaceName};
+use futures::{StreamExt, TryStreamExt};
 
 pub(super) const CASES: &[Case] = &[
     case!(
@@ -31,35 +28,28 @@ pub(super) const CASES: &[Case] = &[
         "the events of a create arrive while it runs, and end"
     ),
     case!("events-are-kept", 6, events_kept, [Events], "what was reported can be read afterwards"),
+    case!(
+        "events-arrive-at-once",
+        6,
+        events_at_once,
+        [Faults],
+        "events arrive while the create is still under way"
+    ),
+    case!(
+        "events-can-be-followed",
+        1,
+        events_followed,
+        [Events],
+        "a followed stream of events goes on until the workspace is deleted"
+    ),
+    case!(
+        "logs-can-be-followed",
+        1,
+        logs_followed,
+        [Logs],
+        "a followed log goes on until the workspace stops"
+    ),
     case!("logs-can-be-read", 1, logs_read, [Logs], "the log can be read to its end, and its tail alone"),
-    case!(
-        "failure-is-not-absence",
-        5,
-        failure_is_not_absence,
-        [Faults],
-        "a failed look-up keeps its kind and is never not-found"
-    ),
-    case!(
-        "deadlines-hold",
-        6,
-        deadlines_hold,
-        [Faults],
-        "every operation that hangs ends at its timeout and can be repeated"
-    ),
-    case!(
-        "create-deadline-holds-at-each-step",
-        6,
-        create_deadline,
-        [Faults],
-        "a create that hangs at any step ends at its timeout and can be repeated"
-    ),
-    case!(
-        "status-does-not-wait",
-        6,
-        status_does_not_wait,
-        [Faults],
-        "status and list answer while a create hangs"
-    ),
     case!(
         "secrets-stay-hidden",
         4,
@@ -67,47 +57,7 @@ pub(super) const CASES: &[Case] = &[
         [Exec, Secret],
         "commands see secrets, nothing else shows them"
     ),
-    case!("idle-timeout-stops", 9, idle_timeout, [IdleTimeout], "an idle workspace is stopped and says why"),
-    case!(
-        "time-to-live-deletes",
-        9,
-        time_to_live,
-        [TimeToLive],
-        "a workspace is deleted at the end of its time to live"
-    ),
 ];
-
-/// Every operation, in an order in which each finds the workspace running.
-const OPERATIONS: [Operation; 9] = [
-    Operation::Status,
-    Operation::List,
-    Operation::Exec,
-    Operation::Logs,
-    Operation::Events,
-    Operation::Create,
-    Operation::Start,
-    Operation::Stop,
-    Operation::Delete,
-];
-
-/// The timeout of a call that is made to hang.
-const SHORT: Duration = Duration::from_millis(300);
-
-/// How much later than its timeout a call may end on a busy machine.
-const LATE_MAX: Duration = Duration::from_secs(10);
-
-/// How long a workspace may live or idle in the cases of these times.
-const BRIEF: Duration = Duration::from_secs(2);
-
-fn offers(provider: &Arc<dyn Provider>, operation: Operation) -> bool {
-    let capabilities = provider.capabilities();
-    match operation {
-        Operation::Exec => capabilities.commands.exec,
-        Operation::Logs => capabilities.logs,
-        Operation::Events => capabilities.events,
-        _ => true,
-    }
-}
 
 fn label(key: &str, value: &str) -> Outcome<(LabelKey, LabelValue)> {
     let pair = || Ok((LabelKey::new(key)?, LabelValue::new(value)?));
@@ -191,6 +141,59 @@ async fn events_kept(trial: &Trial) -> Outcome {
     ensure(foreign.is_none(), "the kept events", "those of this workspace", "those of another")
 }
 
+async fn events_at_once(trial: &Trial) -> Outcome {
+    let name = trial.name()?;
+    let steps = trial.record(Operation::Create, &name).await?.steps;
+    trial.delete_leaves_nothing(&name).await?;
+    let (name, spec) = (trial.name()?, trial.fixture.spec());
+    let disturbance = Disturbance::new(Operation::Create, steps.len() - 1, Break::Hang);
+    let provider = trial.provider_with(disturbance.faults()).await?;
+    let (progress, mut events) = Progress::channel(1024);
+    let options = CreateOptions { progress, ..CreateOptions::default() };
+    let create =
+        tokio::spawn(async move { provider.create_workspace(&name, &spec, options).await.map(drop) });
+    let event = async {
+        disturbance.reached().await;
+        events.next().await
+    };
+    let event = trial.ends("the first event of a create that hangs", event).await;
+    kill(create).await;
+    ensure(event?.is_some(), "the first event of a create that hangs", "an event", "the end of the events")
+}
+
+async fn events_followed(trial: &Trial) -> Outcome {
+    let (name, provider, _) = trial.running().await?;
+    let options = EventsOptions { follow: true, ..EventsOptions::default() };
+    let mut events = trial.ok("events", provider.workspace_events(&name, options)).await?;
+    // Read before the stop, so that a stream that only is read late does not pass for one that goes on.
+    let first = trial.ok("the first of the followed events", events.try_next()).await?;
+    ensure(first.is_some(), "the first of the followed events", "an event of create", "their end")?;
+    trial.ok("stop", provider.stop(&name)).await?;
+    let stop_is_told = async {
+        while let Some(event) = events.try_next().await? {
+            if event.operation == Operation::Stop {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    let told = trial.ok("the followed events until stop", stop_is_told).await?;
+    ensure(told, "the followed events", "an event of stop", "their end")?;
+    trial.delete_leaves_nothing(&name).await?;
+    let rest = events.try_for_each(|_| std::future::ready(Ok(())));
+    // Its connection may break with the workspace: what counts is that it ends.
+    let _ended = trial.ends("the followed events after delete", rest).await?;
+    Ok(())
+}
+
+async fn logs_followed(trial: &Trial) -> Outcome {
+    let (name, provider, _) = trial.running().await?;
+    let options = LogsOptions { follow: true, ..LogsOptions::default() };
+    let lines = trial.ok("logs", provider.workspace_logs(&name, options)).await?;
+    trial.ok("stop", provider.stop(&name)).await?;
+    trial.ok("the followed log after stop", lines.try_for_each(|_| std::future::ready(Ok(())))).await
+}
+
 async fn logs_read(trial: &Trial) -> Outcome {
     let (name, provider, _) = trial.running().await?;
     let lines = trial.ok("logs", provider.workspace_logs(&name, LogsOptions::default())).await?;
@@ -204,102 +207,6 @@ async fn logs_read(trial: &Trial) -> Outcome {
     let lines = trial.ok("logs when stopped", provider.workspace_logs(&name, LogsOptions::default())).await?;
     let _all: Vec<_> = trial.ok("the log of a stopped workspace", lines.try_collect()).await?;
     Ok(())
-}
-
-async fn failure_is_not_absence(trial: &Trial) -> Outcome {
-    let (name, _, created) = trial.running().await?;
-    let kinds = [
-        ErrorKind::Unavailable,
-        ErrorKind::Unauthenticated,
-        ErrorKind::PermissionDenied,
-        ErrorKind::Internal,
-    ];
-    for operation in OPERATIONS {
-        if !offers(&trial.provider().await?, operation) {
-            continue;
-        }
-        for kind in kinds {
-            let disturbance = Disturbance::new(operation, 0, Break::Fail(kind));
-            let provider = trial.provider_with(disturbance.faults()).await?;
-            let call = perform(provider, operation, name.clone(), created.spec.clone(), None);
-            let what = format!("{operation} whose first step answers {kind}");
-            trial.fails(what, &[kind], call).await?;
-        }
-    }
-    let status = trial.ok("status", trial.provider().await?.status(&name)).await?;
-    equal("the identity after failures", &created.id, &status.id)
-}
-
-async fn deadlines_hold(trial: &Trial) -> Outcome {
-    let (name, _, created) = trial.running().await?;
-    for operation in OPERATIONS {
-        if !offers(&trial.provider().await?, operation) {
-            continue;
-        }
-        times_out(trial, operation, 0, SHORT, &name, &created.spec).await?;
-        let call = perform(trial.provider().await?, operation, name.clone(), created.spec.clone(), None);
-        trial.ok(format!("{operation} after one that timed out"), call).await?;
-    }
-    trial.nothing_left("delete, after one that timed out", &name).await
-}
-
-/// Lets an operation hang and proves that its timeout ends it.
-async fn times_out(
-    trial: &Trial,
-    operation: Operation,
-    at: usize,
-    timeout: Duration,
-    name: &WorkspaceName,
-    spec: &WorkspaceSpec,
-) -> Outcome {
-    let provider = trial.provider_with(Disturbance::new(operation, at, Break::Hang).faults()).await?;
-    let begun = Instant::now();
-    let call = perform(provider, operation, name.clone(), spec.clone(), Some(timeout));
-    trial.fails(format!("{operation} that hangs"), &[ErrorKind::Timeout], call).await?;
-    let took = begun.elapsed();
-    let allowed = timeout + LATE_MAX;
-    ensure(
-        took < allowed,
-        format_args!("{operation} that hangs"),
-        format_args!("an end within {allowed:?}"),
-        format_args!("{took:?}"),
-    )
-}
-
-async fn create_deadline(trial: &Trial) -> Outcome {
-    let name = trial.name()?;
-    let recorded = trial.record(Operation::Create, &name).await?;
-    trial.delete_leaves_nothing(&name).await?;
-    // Long enough to come to the step even on a machine that has got busier.
-    let timeout = recorded.took * 2 + SHORT;
-    for number in 0..recorded.steps.len() {
-        let name = trial.name()?;
-        let attempt = async {
-            times_out(trial, Operation::Create, number, timeout, &name, &trial.fixture.spec()).await?;
-            trial.create_makes_one(&name, &trial.fixture.spec()).await?;
-            trial.delete_leaves_nothing(&name).await
-        };
-        attempt.await.map_err(at_step(Operation::Create, "timed out", number, &recorded.steps))?;
-    }
-    Ok(())
-}
-
-async fn status_does_not_wait(trial: &Trial) -> Outcome {
-    let name = trial.name()?;
-    let steps = trial.record(Operation::Create, &name).await?.steps;
-    trial.delete_leaves_nothing(&name).await?;
-    let name = trial.name()?;
-    let last = steps.len() - 1;
-    let hanging = trial.begin(&Disturbance::new(Operation::Create, last, Break::Hang), &name).await?;
-    let provider = trial.provider().await?;
-    let status = trial.ends("status while a create hangs", provider.status(&name)).await?;
-    let listed = trial.ok("list while a create hangs", provider.list()).await;
-    super::disturbance::kill(hanging).await;
-    listed?;
-    match status {
-        Ok(_) => Ok(()),
-        Err(error) => equal("status while a create hangs", &ErrorKind::NotFound, &error.kind()),
-    }
 }
 
 async fn secrets_hidden(trial: &Trial) -> Outcome {
@@ -345,38 +252,4 @@ async fn secrets_hidden(trial: &Trial) -> Outcome {
         ensure(!text.contains(secret.expose()), place, "no secret in it", "the secret")?;
     }
     Ok(())
-}
-
-async fn idle_timeout(trial: &Trial) -> Outcome {
-    let mut spec = trial.fixture.spec();
-    spec.idle_timeout = Some(BRIEF);
-    let (name, provider, created) = trial.running_with(&spec).await?;
-    let (name, stopped) = (&name, &provider);
-    let look = || async move {
-        let status = trial.ok("status", stopped.status(name)).await?.status;
-        Ok(matches!(status, WorkspaceStatus::Stopped { reason: StopReason::Idle, .. }))
-    };
-    trial.becomes_true("an idle workspace", "stopped for being idle", look).await?;
-    let started = trial.ok("start", provider.start(name)).await?;
-    super::trial::runs("start after it was idle", &started, created.id)
-}
-
-async fn time_to_live(trial: &Trial) -> Outcome {
-    let mut spec = trial.fixture.spec();
-    spec.time_to_live = Some(BRIEF);
-    let (name, provider, _) = trial.running_with(&spec).await?;
-    let (name, provider) = (&name, &provider);
-    let look = || async move {
-        match trial.ends("status", provider.status(name)).await? {
-            Ok(_) => Ok(false),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
-            Err(error) => Err(Failure::new("status", "success or not-found", error)),
-        }
-    };
-    trial.becomes_true("a workspace past its time to live", "deleted", look).await?;
-    // The name is free at once; no call waits for the removal of the data.
-    let residue = || async move {
-        Ok(trial.ok("asking the backend for residue", trial.fixture.residue(name)).await?.is_empty())
-    };
-    trial.becomes_true("the end of a time to live", "nothing left in the backend", residue).await
 }

@@ -67,12 +67,19 @@ const LARGE_BUILT_IN: usize = 8_000_000;
 /// The unit of the large streams.
 const BLOCK: usize = 64 << 10;
 
-/// The beginning of a block is its number, so that a lost, doubled or moved block shows.
-fn block(number: usize) -> Vec<u8> {
-    // Any fixed bytes do; a factor that shares no divisor with 256 makes all values occur.
-    let mut bytes: Vec<u8> = (0..BLOCK).map(|index| (index.wrapping_mul(167) >> 3) as u8).collect();
-    bytes[..8].copy_from_slice(&(number as u64).to_le_bytes());
-    bytes
+/// Blocks of the same bytes but for their beginning, which is their number: a lost, doubled or moved block shows.
+struct Blocks(Vec<u8>);
+
+impl Blocks {
+    fn new() -> Self {
+        // Any fixed bytes do that are not all the same.
+        Self((0..BLOCK).map(|index| (index.wrapping_mul(167) >> 3) as u8).collect())
+    }
+
+    fn number(&mut self, number: usize) -> &[u8] {
+        self.0[..8].copy_from_slice(&(number as u64).to_le_bytes());
+        &self.0
+    }
 }
 
 fn large(provider: &Arc<dyn Provider>) -> usize {
@@ -112,10 +119,11 @@ async fn large_output(trial: &Trial) -> Outcome {
         let request = ExecRequest::new(["head", "-c", &size.to_string(), "/dev/zero"]);
         let mut session = provider.exec(&name, request).await?;
         let count = count_zeros(&mut session.stdout).await?;
-        Ok((count, session.wait().await?))
+        Ok((count, session))
     };
-    let (count, status) = trial.ok("exec head", call).await?;
+    let (count, mut session) = trial.ok("exec head", call).await?;
     equal("the zeros that arrive", &Ok(size), &count)?;
+    let status = trial.ok("the end of head", session.wait()).await?;
     equal("the exit status of head", &ExitStatus::Exited(0), &status)
 }
 
@@ -140,9 +148,10 @@ async fn large_input(trial: &Trial) -> Outcome {
         let mut session = provider.exec(&name, ExecRequest::new(["cat"]).piped_stdin()).await?;
         let stdin = session.stdin.take();
         let write = async {
+            let mut sent = Blocks::new();
             if let Some(mut stdin) = stdin {
                 for number in 0..blocks {
-                    stdin.write_all(&block(number)).await.map_err(cut_off)?;
+                    stdin.write_all(sent.number(number)).await.map_err(cut_off)?;
                 }
                 stdin.shutdown().await.map_err(cut_off)?;
             }
@@ -158,7 +167,7 @@ async fn large_input(trial: &Trial) -> Outcome {
 
 /// How many blocks come as they were sent, and how many bytes after them.
 async fn same_blocks(stream: &mut (impl AsyncRead + Unpin)) -> Result<(usize, usize)> {
-    let (mut buffer, mut number) = (vec![0; BLOCK], 0);
+    let (mut expected, mut buffer, mut number) = (Blocks::new(), vec![0; BLOCK], 0);
     loop {
         let mut filled = 0;
         while filled < BLOCK {
@@ -167,7 +176,7 @@ async fn same_blocks(stream: &mut (impl AsyncRead + Unpin)) -> Result<(usize, us
                 read => filled += read,
             }
         }
-        if buffer != block(number) {
+        if buffer != expected.number(number) {
             return Ok((number, filled));
         }
         number += 1;
@@ -180,8 +189,9 @@ async fn unread_input(trial: &Trial) -> Outcome {
         let mut session = provider.exec(&name, ExecRequest::new(["true"]).piped_stdin()).await?;
         if let Some(mut stdin) = session.stdin.take() {
             // More than any pipe holds. That the command is gone is no failure here.
-            for number in 0..64 {
-                if stdin.write_all(&block(number)).await.is_err() {
+            let bytes = vec![0; BLOCK];
+            for _ in 0..64 {
+                if stdin.write_all(&bytes).await.is_err() {
                     break;
                 }
             }

@@ -103,8 +103,17 @@ impl Trial {
     pub(super) fn name(&self) -> Outcome<WorkspaceName> {
         let digits: String =
             WorkspaceId::random().to_string().chars().filter(char::is_ascii_hexdigit).collect();
-        let name = WorkspaceName::new(format!("conformance-{}", &digits[..12]))
-            .map_err(|error| Failure::new("making a name", "success", error))?;
+        self.named(format!("conformance-{}", &digits[..12]))
+    }
+
+    /// A name that begins as another one does.
+    pub(super) fn name_beginning_with(&self, other: &WorkspaceName) -> Outcome<WorkspaceName> {
+        self.named(format!("{other}-2"))
+    }
+
+    fn named(&self, name: String) -> Outcome<WorkspaceName> {
+        let name =
+            WorkspaceName::new(name).map_err(|error| Failure::new("making a name", "success", error))?;
         self.names.lock().unwrap_or_else(PoisonError::into_inner).push(name.clone());
         Ok(name)
     }
@@ -246,6 +255,19 @@ impl Trial {
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
         Ok(())
+    }
+
+    /// Waits until the backend has nothing of `name`: for what ends without a call that waits for it.
+    pub(super) async fn nothing_left_soon(
+        &self,
+        what: impl fmt::Display + Send,
+        name: &WorkspaceName,
+    ) -> Outcome {
+        let look = || async {
+            let residue = self.ok("asking the backend for residue", self.fixture.residue(name)).await?;
+            Ok(residue.is_empty())
+        };
+        self.becomes_true(what, "nothing left in the backend", look).await
     }
 
     /// Deletes and proves that nothing is left.

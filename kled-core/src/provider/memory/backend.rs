@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::journal::Journal;
 use super::lease::{Context, Lease};
 use crate::provider::{Event, LogLine, LogStream};
-use crate::workspace::{Decision, Operation, Workspace, WorkspaceSpec, WorkspaceStatus};
+use crate::workspace::{Decision, Operation, StopReason, Workspace, WorkspaceSpec, WorkspaceStatus};
 use crate::{Error, ErrorKind, ProviderName, Result, WorkspaceId, WorkspaceName};
 
 /// The shared memory that holds workspaces, as a cloud would. Clones are handles of the same one.
@@ -116,15 +116,32 @@ impl Record {
         self.logs.push(LogLine { time, stream: LogStream::Supervisor, command: None, line: line.into() });
     }
 
-    pub(super) fn start(&mut self, time: Timestamp) {
+    /// From here on commands can be run.
+    pub(super) fn run(&mut self, now: Timestamp) {
         self.run = Some(CancellationToken::new());
-        self.log(time, "started");
+        self.status = WorkspaceStatus::Running { since: now };
+        self.log(now, "started");
     }
 
-    pub(super) fn end_commands(&mut self, time: Timestamp) {
+    /// Ends the commands that run now. Others can be run until it is stopped, as its status says.
+    pub(super) fn end_commands(&mut self, now: Timestamp) {
+        if let Some(run) = self.run.as_mut() {
+            std::mem::take(run).cancel();
+            self.log(now, "ended all commands");
+        }
+    }
+
+    /// From here on no commands can be run.
+    pub(super) fn stop(&mut self, now: Timestamp) {
+        self.halt();
+        self.status = WorkspaceStatus::Stopped { since: now, reason: StopReason::Requested };
+        self.log(now, "stopped");
+    }
+
+    /// Ends everything that runs.
+    pub(super) fn halt(&mut self) {
         if let Some(run) = self.run.take() {
             run.cancel();
-            self.log(time, "stopped");
         }
     }
 }

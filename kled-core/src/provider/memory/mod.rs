@@ -28,7 +28,7 @@ use super::{
     StatusOptions, StopOptions,
 };
 use crate::ports::SecretSource;
-use crate::workspace::{Isolation, Operation, StopReason, Workspace, WorkspaceSpec, WorkspaceStatus};
+use crate::workspace::{Isolation, Operation, Workspace, WorkspaceSpec};
 use crate::{Error, ErrorKind, ProviderName, Result, WorkspaceId, WorkspaceName};
 use journal::Journal;
 
@@ -161,8 +161,8 @@ impl MemoryProvider {
         };
         let [checkout, start, ready] = CREATE_STEPS;
         lease.step(checkout, |record, _| record.files.clear()).await?;
-        lease.step(start, Record::start).await?;
-        lease.step(ready, |record, now| record.status = WorkspaceStatus::Running { since: now }).await?;
+        lease.step(start, |record, now| record.log(now, "starting")).await?;
+        lease.step(ready, Record::run).await?;
         lease.finish()
     }
 
@@ -186,8 +186,8 @@ impl MemoryProvider {
             Found::Busy(_) => return Err(unsettled()),
         };
         let [start, ready] = START_STEPS;
-        lease.step(start, Record::start).await?;
-        lease.step(ready, |record, now| record.status = WorkspaceStatus::Running { since: now }).await?;
+        lease.step(start, |record, now| record.log(now, "starting")).await?;
+        lease.step(ready, Record::run).await?;
         lease.finish()
     }
 
@@ -200,10 +200,7 @@ impl MemoryProvider {
         };
         let [end_commands, stop] = STOP_STEPS;
         lease.step(end_commands, Record::end_commands).await?;
-        let stopped = |record: &mut Record, now| {
-            record.status = WorkspaceStatus::Stopped { since: now, reason: StopReason::Requested };
-        };
-        lease.step(stop, stopped).await?;
+        lease.step(stop, Record::stop).await?;
         lease.finish()
     }
 
@@ -212,7 +209,7 @@ impl MemoryProvider {
         self.faults.at(Operation::Delete, "mark").await?;
         let Some(lease) = DeleteLease::take_over(context) else { return Ok(Deletion::default()) };
         let [stop, remove] = DELETE_STEPS;
-        lease.step(stop, Record::end_commands).await?;
+        lease.step(stop, |record, _| record.halt()).await?;
         lease.step(remove, |_, _| {}).await?;
         Ok(lease.remove())
     }

@@ -370,3 +370,31 @@ impl CommandControl for NoControl {
         Err(Error::new(ErrorKind::Unsupported, "commands in memory take no signals").during("exec"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_cannot_leave_the_root() {
+        for (path, expected) in [
+            ("a", "/workspace/a"),
+            ("./a/../b", "/workspace/b"),
+            ("/a//b/", "/a/b"),
+            ("../../../a", "/a"),
+            ("", "/workspace"),
+        ] {
+            assert_eq!(resolved(CHECKOUT, path), expected, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_program_that_is_misused_is_started_and_says_so() {
+        for arguments in
+            [vec!["sleep", "soon"], vec!["head", "-c", "many"], vec!["sleep"], vec!["head", "-n", "1"]]
+        {
+            let arguments: Vec<_> = arguments.into_iter().map(String::from).collect();
+            assert!(matches!(Program::parse(&arguments), Ok(Program::Misused(_))), "{arguments:?}");
+        }
+    }
+}

@@ -44,11 +44,14 @@ pub(crate) struct CheckoutOptions {
     /// of them has ended, even if this process is killed. A credential helper that stays in the background
     /// (`git-credential-cache`) keeps it too; unlocking it explicitly ends the lock for all.
     pub(crate) inherited: Option<Arc<File>>,
+    /// An environment variable of git and all that it starts, by which they are found again if this process is killed:
+    /// the death of the process ends git itself, not what git started.
+    pub(crate) marker: Option<(&'static str, String)>,
 }
 
 impl Default for CheckoutOptions {
     fn default() -> Self {
-        Self { report: Arc::new(|_| {}), inherited: None }
+        Self { report: Arc::new(|_| {}), inherited: None, marker: None }
     }
 }
 
@@ -61,9 +64,11 @@ pub(crate) struct CheckedOut {
 
 /// Checks `source` out into `directory`, which exists and is empty.
 ///
-/// git runs inside the folder and never names it: if the folder is removed meanwhile, git fails instead of making it
-/// anew. Dropping the future kills git and what it started; on Linux so does the death of this process. The folder's
-/// content is then undefined, and is not removed here.
+/// git is started inside the folder; if the folder is removed meanwhile, git fails. Dropping the future kills git and
+/// what it started. The death of this process kills git itself, on Linux; what git has started then ends when it next
+/// needs git, and until then may write, and even make the folder anew by its path. Who cleans up after a killed process
+/// ends these first, by `marker` or by waiting for `inherited`. The folder's content is undefined after any failure, and
+/// is not removed here.
 ///
 /// # Errors
 /// - `RepositoryNotFound`: the address is not that of a repository; its host cannot be resolved or refuses the
@@ -88,6 +93,7 @@ pub(crate) async fn checkout(
         protocols: if local { "http:https:ssh:git:file" } else { "http:https:ssh:git" },
         report: Arc::clone(&options.report),
         inherited: options.inherited.clone(),
+        marker: options.marker.clone(),
     };
     let address = address(&source.repository).map_err(|cause| {
         located(Error::new(ErrorKind::RepositoryNotFound, "the path cannot be made absolute"), source)

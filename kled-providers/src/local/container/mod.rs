@@ -58,6 +58,11 @@ pub use builder::ContainerProviderBuilder;
 use engine::Engine;
 use under_way::UnderWay;
 
+/// True when an engine is named in the environment or has one of the usual sockets.
+pub(super) fn is_expected() -> bool {
+    engine::default_address(|name| std::env::var(name).ok()).is_some()
+}
+
 /// A [`Provider`] whose workspaces are containers of Docker or Podman. See the [module](self).
 ///
 /// ```no_run

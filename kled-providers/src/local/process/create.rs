@@ -289,6 +289,7 @@ impl Attempt<'_> {
             "CheckingOut",
             format!("checking out {} at {}", source.repository, source.revision),
         );
+        removal::end_checkout(&self.folder, self.record.id).await?;
         let staging = self.folder.path().join(format!("staging-{}", WorkspaceId::random()));
         let (folder, made) = (self.folder.clone(), staging.clone());
         blocking(move || {
@@ -337,7 +338,8 @@ impl Attempt<'_> {
                 line.to_owned(),
             ));
         };
-        CheckoutOptions { report: Arc::new(report), ..CheckoutOptions::default() }
+        let marker = Some((removal::CHECKOUT, self.record.id.to_string()));
+        CheckoutOptions { report: Arc::new(report), marker, ..CheckoutOptions::default() }
     }
 
     async fn until_deleted(&self) {

@@ -30,7 +30,9 @@ impl ProcessProvider {
         self.0.faults.at(Operation::Start, "launch").await?;
         let sandbox = self.sandbox_for(&record.spec).await?;
         self.launch(&folder, &record, sandbox).await?;
-        self.tell(progress, name, Operation::Start, "Started", "started");
+        let event = journal::event(name, Operation::Start, Severity::Normal, "Started", "started".into());
+        journal::append(&folder.events(), &event);
+        progress.report(event);
         Ok(self.workspace(&self.found(name).await?))
     }
 
@@ -65,7 +67,8 @@ impl ProcessProvider {
         self.0.faults.at(Operation::Stop, "sweep").await?;
         self.sweep(&record).await?;
         self.record_stop(name, &observed).await?;
-        self.tell(progress, name, Operation::Stop, "Stopped", "stopped");
+        // The supervisor has kept the event.
+        progress.report(journal::event(name, Operation::Stop, Severity::Normal, "Stopped", "stopped".into()));
         Ok(self.workspace(&self.found(name).await?))
     }
 
@@ -116,6 +119,8 @@ impl ProcessProvider {
             self.0.faults.at(Operation::Delete, "empty the trash").await?;
             removed.extend(removal::empty(&folder, &self.0.hierarchy).await?);
         }
+        let (root, looked) = (self.0.root.clone(), name.clone());
+        blocking(move || removal::remove_remade(&root, &looked)).await?;
         if existed {
             let message = format!("removed {}", removed.join(", "));
             progress.report(journal::event(name, Operation::Delete, Severity::Normal, "Deleted", message));
@@ -132,18 +137,5 @@ impl ProcessProvider {
             let (record, observed) = self.found(name).await?;
             return Ok((lock, record, Observed { operation: false, ..observed }));
         }
-    }
-
-    fn tell(
-        &self,
-        progress: &Progress,
-        name: &WorkspaceName,
-        operation: Operation,
-        reason: &str,
-        message: &str,
-    ) {
-        let event = journal::event(name, operation, Severity::Normal, reason, message.into());
-        journal::append(&self.0.root.folder(name).events(), &event);
-        progress.report(event);
     }
 }

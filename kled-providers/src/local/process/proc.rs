@@ -82,6 +82,11 @@ pub(crate) fn with_variable(variable: &str, value: &str) -> BTreeSet<u32> {
     every_process().filter(|number| *number != std::process::id()).filter(marked).collect()
 }
 
+/// True when the process's current folder is in `folder`.
+pub(crate) fn is_in(number: u32, folder: &Path) -> bool {
+    std::fs::read_link(format!("/proc/{number}/cwd")).is_ok_and(|current| current.starts_with(folder))
+}
+
 /// True while the process runs. A zombie has ended.
 pub(crate) fn running(number: u32) -> bool {
     stat(number).is_some_and(|stat| !stat.ended)

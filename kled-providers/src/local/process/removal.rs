@@ -11,6 +11,9 @@ use super::proc::{self, ProcessId};
 use super::record::Record;
 use super::serve::WORKSPACE_ID;
 
+/// The environment variable by which what a clone has started is found after its creator was killed.
+pub(crate) const CHECKOUT: &str = "KLED_CHECKOUT";
+
 /// How long killed processes may take to end, and their files to be closed.
 const KILL_LIMIT: Duration = Duration::from_secs(20);
 
@@ -43,6 +46,7 @@ pub(crate) async fn empty(folder: &Folder, hierarchy: &Hierarchy) -> Result<Vec<
     kill_supervisor(folder).await?;
     // A record that cannot be read is no reason to keep the rest.
     if let Ok(Some(record)) = read_json::<Record>(&folder.record()) {
+        end_checkout(folder, record.id).await?;
         removed.extend(end_processes(record.id, hierarchy).await?);
     }
     let deadline = tokio::time::Instant::now() + KILL_LIMIT;
@@ -63,6 +67,26 @@ pub(crate) async fn empty(folder: &Folder, hierarchy: &Hierarchy) -> Result<Vec<
     }
     removed.push(format!("folder {}", folder.path().display()));
     Ok(removed)
+}
+
+/// Removes what a clone made anew, by its path, between the removal of its folder and its own end. Called when nothing
+/// of it runs any more. A folder without a record is no workspace.
+pub(crate) fn remove_remade(root: &Root, name: &WorkspaceName) -> Result<()> {
+    root.locked(|| {
+        let folder = root.folder(name);
+        if folder.path().exists() && !folder.record().exists() { remove_folder(folder.path()) } else { Ok(()) }
+    })
+}
+
+/// Kills what a clone into `folder` left running when its creator was killed. What it left running elsewhere, a
+/// credential cache of the user, goes on.
+pub(crate) async fn end_checkout(folder: &Folder, id: WorkspaceId) -> Result<()> {
+    let id = id.to_string();
+    let left = || {
+        let marked = proc::with_variable(CHECKOUT, &id);
+        marked.into_iter().filter(|process| proc::is_in(*process, folder.path())).collect()
+    };
+    if proc::kill_all(KILL_LIMIT, left).await { Ok(()) } else { Err(Error::timeout("kill", KILL_LIMIT)) }
 }
 
 /// Kills every process of a workspace that can be found without its supervisor.

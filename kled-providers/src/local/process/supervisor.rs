@@ -278,10 +278,10 @@ impl Supervisor {
             _ => Severity::Normal,
         };
         let stop = Stop { supervisor: self.id, since: Timestamp::now(), reason };
-        self.note(format!("stopped: {:?}", stop.reason));
+        let message = format!("stopped: {}", stop.reason);
+        self.note(message.clone());
         let name = &self.assignment.serve.name;
-        let event =
-            journal::event(name, Operation::Stop, severity, "Stopped", format!("stopped: {:?}", stop.reason));
+        let event = journal::event(name, Operation::Stop, severity, "Stopped", message);
         journal::append(&self.folder.events(), &event);
         write_json(&self.folder.stop_record(), &stop)
     }

@@ -111,7 +111,7 @@ impl Sandbox {
     }
 
     /// The home folder that commands see.
-    pub(crate) fn home<'a>(self, view: &'a View) -> &'a Path {
+    pub(crate) fn home(self, view: &View) -> &Path {
         match self {
             // The workspace's own home lies where the user's is, so that absolute paths of toolchains stay right.
             Self::Bubblewrap => &view.user_home,

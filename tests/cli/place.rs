@@ -1,0 +1,87 @@
+//! A repository, a data directory and the program on both.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+
+/// The variable that makes this test binary the program.
+pub(crate) const AS_PROGRAM: &str = "KLED_TESTS_AS_PROGRAM";
+
+/// Owns a folder with everything.
+pub(crate) struct Place(tempfile::TempDir);
+
+impl Place {
+    pub(crate) const NAME: &str = "killed";
+    pub(crate) const FILES: usize = 2_000;
+
+    pub(crate) fn new() -> Result<Self> {
+        let place = Self(tempfile::tempdir()?);
+        let repository = place.repository();
+        for folder in 0..Self::FILES / 100 {
+            let folder = repository.join(format!("folder-{folder}"));
+            fs::create_dir_all(&folder)?;
+            for file in 0..100 {
+                fs::write(
+                    folder.join(format!("file-{file}.txt")),
+                    format!("{}: {file}\n", folder.display()).repeat(40),
+                )?;
+            }
+        }
+        fs::create_dir_all(place.0.path().join("home"))?;
+        for line in ["init --quiet --initial-branch main", "add .", "commit --quiet --message first"] {
+            let status = Command::new("git")
+                .args(["-c", "user.name=Test", "-c", "user.email=test@example.com"])
+                .args(line.split(' '))
+                .current_dir(&repository)
+                .env("GIT_CONFIG_GLOBAL", "/dev/null")
+                .status()?;
+            ensure!(status.success(), "git {line}");
+        }
+        Ok(place)
+    }
+
+    fn repository(&self) -> PathBuf {
+        self.0.path().join("repository")
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.0.path().join("data")
+    }
+
+    pub(crate) fn create(&self) -> [&'static str; 5] {
+        ["workspace", "create", Self::NAME, "--repo", "./repository"]
+    }
+
+    /// The program with these arguments.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        // Linux has a name for the running program that outlives a rebuild of its file.
+        let mut command = Command::new(std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into()));
+        command
+            .args(arguments)
+            .env_clear()
+            .env(AS_PROGRAM, "1")
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.0.path().join("home"))
+            .env("KLED_DATA_DIRECTORY", self.data())
+            .current_dir(self.0.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn run(&self, arguments: &[&str]) -> Result<Output> {
+        self.command(arguments).output().context("run the program")
+    }
+
+    /// The identity of the workspace, where a create got that far.
+    pub(crate) fn identity(&self) -> Result<Option<String>> {
+        let output = self.run(&["workspace", "status", Self::NAME, "-o", "json"])?;
+        if output.status.code() == Some(3) {
+            return Ok(None);
+        }
+        ensure!(output.status.success(), "status: {}", String::from_utf8_lossy(&output.stderr));
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        Ok(status["id"].as_str().map(str::to_owned))
+    }
+}
