@@ -20,8 +20,6 @@ mod engine;
 mod process;
 mod secrets;
 
-
-
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;

@@ -152,7 +152,8 @@ impl Group {
 
     /// Writes the first of these files that one of the group's folders has: version 1 and 2 name them differently.
     fn write_one(&self, files: &[(&str, String)]) -> io::Result<()> {
-        let there = |file: &str| self.folders.iter().map(|folder| folder.join(file)).find(|path| path.exists());
+        let there =
+            |file: &str| self.folders.iter().map(|folder| folder.join(file)).find(|path| path.exists());
         match files.iter().find_map(|(file, value)| there(file).zip(Some(value))) {
             Some((path, value)) => fs::write(path, value),
             None => Err(io::Error::new(io::ErrorKind::Unsupported, "this controller is not available")),

@@ -74,7 +74,11 @@ pub(crate) async fn empty(folder: &Folder, hierarchy: &Hierarchy) -> Result<Vec<
 pub(crate) fn remove_remade(root: &Root, name: &WorkspaceName) -> Result<()> {
     root.locked(|| {
         let folder = root.folder(name);
-        if folder.path().exists() && !folder.record().exists() { remove_folder(folder.path()) } else { Ok(()) }
+        if folder.path().exists() && !folder.record().exists() {
+            remove_folder(folder.path())
+        } else {
+            Ok(())
+        }
     })
 }
 
