@@ -29,6 +29,8 @@ const SECRET: &str = "a-secret-of-the-tests";
 pub struct Containers {
     podman: PodmanService,
     folder: TempDir,
+    one: WorkspaceSpec,
+    other: WorkspaceSpec,
 }
 
 impl Containers {
@@ -51,7 +53,9 @@ impl Containers {
             image.write(&archive)?;
             podman.load_image(&archive).await?;
         }
-        Ok(Self { podman, folder })
+        let spec = |repository| builder(&folder, repository).build();
+        let (one, other) = (spec("one")?, spec("other")?);
+        Ok(Self { podman, folder, one, other })
     }
 
     /// The engine.
@@ -78,12 +82,7 @@ impl Containers {
     /// A spec of one of the two repositories, `one` or `other`.
     #[must_use]
     pub fn builder(&self, repository: &str) -> WorkspaceSpecBuilder {
-        let path = self.folder.path().join(repository);
-        WorkspaceSpec::builder(path.display().to_string()).image(IMAGE)
-    }
-
-    fn spec_of(&self, repository: &str) -> WorkspaceSpec {
-        self.builder(repository).build().unwrap_or_else(|error| panic!("a path is a repository: {error}"))
+        builder(&self.folder, repository)
     }
 
     /// Containers, volumes and folders that are left of a workspace.
@@ -114,6 +113,11 @@ impl Containers {
     }
 }
 
+fn builder(folder: &TempDir, repository: &str) -> WorkspaceSpecBuilder {
+    let path = folder.path().join(repository);
+    WorkspaceSpec::builder(path.display().to_string()).image(IMAGE)
+}
+
 #[async_trait]
 impl Fixture for Containers {
     async fn provider(&self, faults: Faults) -> kled_core::Result<Arc<dyn Provider>> {
@@ -121,11 +125,11 @@ impl Fixture for Containers {
     }
 
     fn spec(&self) -> WorkspaceSpec {
-        self.spec_of("one")
+        self.one.clone()
     }
 
     fn other_spec(&self) -> WorkspaceSpec {
-        self.spec_of("other")
+        self.other.clone()
     }
 
     async fn residue(&self, name: &WorkspaceName) -> kled_core::Result<Vec<String>> {

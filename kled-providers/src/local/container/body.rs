@@ -22,6 +22,9 @@ pub(super) const STOPPING: &str = "kled: workspace stopping";
 pub(super) const END_SIGNAL: &str = "SIGTERM";
 pub(super) const END_NOW_SIGNAL: &str = "SIGUSR1";
 
+/// What engines give by default.
+const STOP_SECONDS: i64 = 10;
+
 /// The main process: the first of its process namespace, so it ends all when it ends, and takes in what lost its
 /// parent. It needs nothing but a POSIX `sh` and a `sleep`. Told to end, it ends the others and waits for them; its
 /// exit code is 0 exactly when it was told.
@@ -67,6 +70,8 @@ pub(super) fn body(
         working_dir: Some(WORKSPACE_PATH.into()),
         exposed_ports: Some(ports.collect()),
         stop_signal: Some(END_SIGNAL.into()),
+        // For those who stop it by their own hand: Podman takes none for no time at all.
+        stop_timeout: Some(STOP_SECONDS),
         host_config: Some(host_config(spec, volume)?),
         ..ContainerCreateBody::default()
     })

@@ -46,7 +46,7 @@ impl Context {
     ) -> Result<Workspace> {
         let image = self.check(spec)?;
         let claim = self.claim(name, spec).await?;
-        let result = self.finish(name, &image, &claim.marks, reporter).await;
+        let result = Box::pin(self.finish(name, &image, &claim.marks, reporter)).await;
         if result.is_err() {
             self.clean_up(name, &claim).await;
         }

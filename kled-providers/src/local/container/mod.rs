@@ -182,22 +182,22 @@ impl Provider for ContainerProvider {
 
     async fn delete_workspace(&self, name: &WorkspaceName, options: DeleteOptions) -> Result<Deletion> {
         let reporter = Reporter::new(&options.progress, name, Operation::Delete);
-        within(Operation::Delete, name, options.timeout, self.0.delete(name, &reporter)).await
+        within(Operation::Delete, name, options.timeout, Box::pin(self.0.delete(name, &reporter))).await
     }
 
     async fn start_workspace(&self, name: &WorkspaceName, options: StartOptions) -> Result<Workspace> {
         let reporter = Reporter::new(&options.progress, name, Operation::Start);
-        within(Operation::Start, name, options.timeout, self.0.start(name, &reporter)).await
+        within(Operation::Start, name, options.timeout, Box::pin(self.0.start(name, &reporter))).await
     }
 
     async fn stop_workspace(&self, name: &WorkspaceName, options: StopOptions) -> Result<Workspace> {
         let reporter = Reporter::new(&options.progress, name, Operation::Stop);
-        let call = self.0.stop(name, options.grace_period, &reporter);
+        let call = Box::pin(self.0.stop(name, options.grace_period, &reporter));
         within(Operation::Stop, name, options.timeout, call).await
     }
 
     async fn workspace_status(&self, name: &WorkspaceName, options: StatusOptions) -> Result<Workspace> {
-        within(Operation::Status, name, options.timeout, self.0.status(name)).await
+        within(Operation::Status, name, options.timeout, Box::pin(self.0.status(name))).await
     }
 
     fn list_workspaces(&self, options: ListOptions) -> BoxStream<'static, Result<Workspace>> {
@@ -223,7 +223,7 @@ impl Provider for ContainerProvider {
         name: &WorkspaceName,
         options: LogsOptions,
     ) -> Result<BoxStream<'static, Result<LogLine>>> {
-        within(Operation::Logs, name, options.timeout, self.0.logs(name, &options)).await
+        within(Operation::Logs, name, options.timeout, Box::pin(self.0.logs(name, &options))).await
     }
 
     async fn workspace_events(

@@ -227,7 +227,7 @@ async fn progress_is_reported() {
     let taken = Arc::clone(&lines);
     let report: Report = Arc::new(move |line: &str| taken.lock().unwrap().push(line.to_owned()));
     let directory = tempfile::tempdir().unwrap();
-    let options = CheckoutOptions { report, inherited: None };
+    let options = CheckoutOptions { report, ..CheckoutOptions::default() };
     checkout(&local(&repository, |_| {}), directory.path(), &options).await.unwrap();
     let lines = lines.lock().unwrap();
     assert!(lines.iter().any(|line| line.contains("Cloning into")), "{lines:?}");
