@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use kled_cli::{Runner, Supervisor};
+use kled_core::WorkspaceName;
+use kled_tests::containers::{Containers, IMAGE};
+use kled_tests::podman::PodmanService;
 use kled_tests::programs::{self, Privilege};
 use kled_tests::suite::Suite;
 use place::{AS_PROGRAM, Place};
@@ -29,14 +32,23 @@ fn main() -> ExitCode {
     if std::env::var_os(AS_PROGRAM).is_some() {
         return Runner::new(supervisor).run(std::env::args_os());
     }
-    Suite::new("kill")
+    let suite = Suite::new("kill")
         // Needs no server, but takes two minutes: not for the quick loop.
         .skip_all_if(programs::missing(&["git"], Privilege::User))
         .deadline(DEADLINE)
         .case("a create killed at any moment is finished or removed", || async {
-            tokio::task::spawn_blocking(every_moment).await?
-        })
-        .run()
+            tokio::task::spawn_blocking(|| Kills { place: Place::of_processes()?, engine: None }.every_moment()).await?
+        });
+    let containers = "a create of a container killed at any moment is finished or removed";
+    match PodmanService::missing() {
+        Some(reason) => suite.skip(containers, reason),
+        None => suite.case(containers, || async {
+            let engine = Containers::start().await?;
+            let place = Place::of_containers(engine.podman().socket(), IMAGE)?;
+            tokio::task::spawn_blocking(|| Kills { place, engine: Some(engine) }.every_moment()).await?
+        }),
+    }
+    .run()
 }
 
 /// When the program is killed.
@@ -48,37 +60,78 @@ enum Moment {
     AtLine(usize),
 }
 
-fn every_moment() -> Result<()> {
-    let place = Place::new()?;
-    let (duration, lines) = undisturbed(&place)?;
-    let spread = (0..SPREAD).map(|number| Moment::After(duration * number / SPREAD));
-    let moments: Vec<_> = spread.chain((1..=lines).map(Moment::AtLine)).collect();
-    let mut met = 0;
-    for (index, moment) in moments.iter().enumerate() {
-        let was_running = killed(&place, *moment)?;
-        met += usize::from(was_running);
-        let checked = if index % 2 == 0 { finished_by_create(&place) } else { removed_by_delete(&place) };
-        checked.with_context(|| format!("killed at moment {index} of {}: {moment:?}", moments.len()))?;
-    }
-    println!("{} moments, {met} of them before the end of a create of {duration:?}", moments.len());
-    ensure!(met >= MET, "only {met} of {} kills met a create that was running", moments.len());
-    Ok(())
+/// A place to kill in.
+struct Kills {
+    place: Place,
+    /// The engine, where workspaces are containers.
+    engine: Option<Containers>,
 }
 
-/// How long a create takes (the median of three), and how many lines of progress it prints.
-fn undisturbed(place: &Place) -> Result<(Duration, usize)> {
-    let mut durations = Vec::new();
-    let mut lines = 0;
-    for _ in 0..3 {
-        let begin = Instant::now();
-        let created = place.run(&place.create())?;
-        durations.push(begin.elapsed());
-        lines = created.stderr.iter().filter(|byte| **byte == b'\n').count();
-        ensure!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
-        removed_by_delete(place)?;
+impl Kills {
+    fn every_moment(&self) -> Result<()> {
+        let (duration, lines) = self.undisturbed()?;
+        let spread = (0..SPREAD).map(|number| Moment::After(duration * number / SPREAD));
+        let moments: Vec<_> = spread.chain((1..=lines).map(Moment::AtLine)).collect();
+        let mut met = 0;
+        for (index, moment) in moments.iter().enumerate() {
+            let was_running = killed(&self.place, *moment)?;
+            met += usize::from(was_running);
+            let checked = if index % 2 == 0 { self.finished_by_create() } else { self.removed_by_delete() };
+            checked.with_context(|| format!("killed at moment {index} of {}: {moment:?}", moments.len()))?;
+        }
+        println!("{} moments, {met} of them before the end of a create of {duration:?}", moments.len());
+        ensure!(met >= MET, "only {met} of {} kills met a create that was running", moments.len());
+        Ok(())
     }
-    durations.sort();
-    Ok((durations[1], lines))
+
+    /// How long a create takes (the median of three), and how many lines of progress it prints.
+    fn undisturbed(&self) -> Result<(Duration, usize)> {
+        let mut durations = Vec::new();
+        let mut lines = 0;
+        for _ in 0..3 {
+            let begin = Instant::now();
+            let created = self.place.run(&self.place.create())?;
+            durations.push(begin.elapsed());
+            lines = created.stderr.iter().filter(|byte| **byte == b'\n').count();
+            ensure!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+            self.removed_by_delete()?;
+        }
+        durations.sort();
+        Ok((durations[1], lines))
+    }
+
+    fn finished_by_create(&self) -> Result<()> {
+        let created = self.place.run(&self.place.create())?;
+        ensure!(created.status.success(), "create again: {}", String::from_utf8_lossy(&created.stderr));
+        if self.engine.is_none() {
+            // The image of the containers has no git.
+            let changed = self.exec(&["git", "status", "--porcelain"])?;
+            ensure!(changed.is_empty(), "files are missing: {changed}");
+        }
+        let count: usize = self.exec(&["sh", "-c", "find . -name 'file-*.txt' | wc -l"])?.trim().parse()?;
+        ensure!(count == self.place.files, "{count} files instead of {}", self.place.files);
+        self.removed_by_delete()
+    }
+
+    fn exec(&self, command: &[&str]) -> Result<String> {
+        let arguments = [&["workspace", "exec", Place::NAME, "--"], command].concat();
+        let output = self.place.run(&arguments)?;
+        ensure!(output.status.success(), "exec: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    fn removed_by_delete(&self) -> Result<()> {
+        let identity = self.place.identity()?;
+        let deleted = self.place.run(&["workspace", "delete", Place::NAME])?;
+        ensure!(deleted.status.success(), "delete: {}", String::from_utf8_lossy(&deleted.stderr));
+        traces::nothing_left(&self.place.data(), Place::NAME, identity.as_deref())?;
+        if let Some(engine) = &self.engine {
+            let name = WorkspaceName::new(Place::NAME)?;
+            let left = tokio::runtime::Handle::current().block_on(engine.left(&name))?;
+            ensure!(left.is_empty(), "the engine still has {left:?}");
+        }
+        Ok(())
+    }
 }
 
 /// Starts a create and kills it; tells whether it was still running then.
@@ -104,23 +157,4 @@ fn end(child: &mut Child) -> Result<()> {
     child.kill()?;
     child.wait()?;
     Ok(())
-}
-
-fn finished_by_create(place: &Place) -> Result<()> {
-    let created = place.run(&place.create())?;
-    ensure!(created.status.success(), "create again: {}", String::from_utf8_lossy(&created.stderr));
-    let listed = place.run(&["workspace", "exec", Place::NAME, "--", "git", "status", "--porcelain"])?;
-    ensure!(listed.status.success(), "exec: {}", String::from_utf8_lossy(&listed.stderr));
-    ensure!(listed.stdout.is_empty(), "files are missing: {}", String::from_utf8_lossy(&listed.stdout));
-    let counted = place.run(&["workspace", "exec", Place::NAME, "--", "sh", "-c", "git ls-files | wc -l"])?;
-    let count: usize = String::from_utf8(counted.stdout)?.trim().parse().context("count the files")?;
-    ensure!(count == Place::FILES, "{count} files instead of {}", Place::FILES);
-    removed_by_delete(place)
-}
-
-fn removed_by_delete(place: &Place) -> Result<()> {
-    let identity = place.identity()?;
-    let deleted = place.run(&["workspace", "delete", Place::NAME])?;
-    ensure!(deleted.status.success(), "delete: {}", String::from_utf8_lossy(&deleted.stderr));
-    traces::nothing_left(&place.data(), Place::NAME, identity.as_deref())
 }

@@ -1,7 +1,7 @@
 //! A repository, a data directory and the program on both.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,16 +10,30 @@ use anyhow::{Context as _, Result, ensure};
 pub(crate) const AS_PROGRAM: &str = "KLED_TESTS_AS_PROGRAM";
 
 /// Owns a folder with everything.
-pub(crate) struct Place(tempfile::TempDir);
+pub(crate) struct Place {
+    folder: tempfile::TempDir,
+    /// The socket of the engine and the image, where workspaces are containers.
+    container: Option<(PathBuf, &'static str)>,
+    pub(crate) files: usize,
+}
 
 impl Place {
     pub(crate) const NAME: &str = "killed";
-    pub(crate) const FILES: usize = 2_000;
 
-    pub(crate) fn new() -> Result<Self> {
-        let place = Self(tempfile::tempdir()?);
+    /// A place whose workspaces are processes.
+    pub(crate) fn of_processes() -> Result<Self> {
+        Self::new(None, 2_000)
+    }
+
+    /// A place whose workspaces are containers of the engine at `socket`. Fewer files, since each is also packed.
+    pub(crate) fn of_containers(socket: &Path, image: &'static str) -> Result<Self> {
+        Self::new(Some((socket.to_owned(), image)), 500)
+    }
+
+    fn new(container: Option<(PathBuf, &'static str)>, files: usize) -> Result<Self> {
+        let place = Self { folder: tempfile::tempdir()?, container, files };
         let repository = place.repository();
-        for folder in 0..Self::FILES / 100 {
+        for folder in 0..files / 100 {
             let folder = repository.join(format!("folder-{folder}"));
             fs::create_dir_all(&folder)?;
             for file in 0..100 {
@@ -29,7 +43,7 @@ impl Place {
                 )?;
             }
         }
-        fs::create_dir_all(place.0.path().join("home"))?;
+        fs::create_dir_all(place.folder.path().join("home"))?;
         for line in ["init --quiet --initial-branch main", "add .", "commit --quiet --message first"] {
             let status = Command::new("git")
                 .args(["-c", "user.name=Test", "-c", "user.email=test@example.com"])
@@ -43,15 +57,16 @@ impl Place {
     }
 
     fn repository(&self) -> PathBuf {
-        self.0.path().join("repository")
+        self.folder.path().join("repository")
     }
 
     pub(crate) fn data(&self) -> PathBuf {
-        self.0.path().join("data")
+        self.folder.path().join("data")
     }
 
-    pub(crate) fn create(&self) -> [&'static str; 5] {
-        ["workspace", "create", Self::NAME, "--repo", "./repository"]
+    pub(crate) fn create(&self) -> Vec<&'static str> {
+        let image = self.container.iter().flat_map(|(_, image)| ["--image", image]);
+        ["workspace", "create", Self::NAME, "--repo", "./repository"].into_iter().chain(image).collect()
     }
 
     /// The program with these arguments.
@@ -63,9 +78,10 @@ impl Place {
             .env_clear()
             .env(AS_PROGRAM, "1")
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("HOME", self.0.path().join("home"))
+            .env("HOME", self.folder.path().join("home"))
             .env("KLED_DATA_DIRECTORY", self.data())
-            .current_dir(self.0.path())
+            .env("KLED_ENGINE", self.container.as_ref().map_or(Path::new("none"), |(socket, _)| socket))
+            .current_dir(self.folder.path())
             .stdin(Stdio::null());
         command
     }
