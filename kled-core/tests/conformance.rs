@@ -29,7 +29,7 @@ fn main() {
         let provider = runtime.block_on(fixture.provider(Faults::none())).unwrap();
         for case in cases() {
             let name = format!("{wrapper}::{}", case.name());
-            let skipped = case.requires(provider.capabilities(), fixture.as_ref()).err();
+            let skipped = case.requires(&provider.capabilities_of(&fixture.spec()), fixture.as_ref()).err();
             let (fixture, runtime) = (Arc::clone(&fixture), Arc::clone(&runtime));
             let run = move || runtime.block_on(case.run(fixture)).map_err(Failed::from);
             let kind = skipped.unwrap_or_default();

@@ -37,7 +37,10 @@ fn main() -> ExitCode {
         .skip_all_if(programs::missing(&["git"], Privilege::User))
         .deadline(DEADLINE)
         .case("a create killed at any moment is finished or removed", || async {
-            tokio::task::spawn_blocking(|| Kills { place: Place::of_processes()?, engine: None }.every_moment()).await?
+            tokio::task::spawn_blocking(|| {
+                Kills { place: Place::of_processes()?, engine: None }.every_moment()
+            })
+            .await?
         });
     let containers = "a create of a container killed at any moment is finished or removed";
     match PodmanService::missing() {

@@ -1,4 +1,4 @@
-//! Holds containers of a real Podman to the promises of `Provider`.
+//! Holds the local provider's containers, on a real Podman, to the promises of `Provider`.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
 fn start() -> anyhow::Result<(Runtime, Arc<Containers>, Capabilities)> {
     let runtime = Runtime::new().context("start a runtime")?;
     let fixture = Arc::new(runtime.block_on(Containers::start())?);
-    let capabilities = runtime.block_on(fixture.open(Faults::none()))?.capabilities().clone();
+    let capabilities = runtime.block_on(fixture.open(Faults::none()))?.capabilities_of(&fixture.spec());
     Ok((runtime, fixture, capabilities))
 }
 

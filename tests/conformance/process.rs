@@ -46,6 +46,7 @@ fn add_cases(mut suite: Suite, name: &str, sandbox: Sandbox, fixture: Arc<Proces
 async fn run(case: Case, fixture: Arc<Processes>) -> anyhow::Result<()> {
     let provider = fixture.open(Faults::none()).await?;
     let fixture: Arc<dyn Fixture> = fixture;
-    case.requires(provider.capabilities(), fixture.as_ref()).map_err(anyhow::Error::msg)?;
+    case.requires(&provider.capabilities_of(&fixture.spec()), fixture.as_ref())
+        .map_err(anyhow::Error::msg)?;
     Ok(case.run(fixture).await?)
 }

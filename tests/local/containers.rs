@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use kled_core::provider::{ExecRequest, Faults, Provider, ProviderExt};
 use kled_core::workspace::{StopReason, WorkspaceStatus};
 use kled_core::{ErrorKind, WorkspaceName};
+use kled_providers::local::LocalProvider;
 use kled_providers::local::container::ContainerProvider;
 use kled_tests::containers::{Containers, USER_IMAGE};
 use kled_tests::podman::PodmanService;
@@ -26,7 +27,6 @@ fn main() -> ExitCode {
         .case("what-is-not-kept-is-refused", refused)
         .case("a-volume-of-somebody-else-is-left-alone", foreign_volume)
         .case("an-engine-that-is-away-is-no-absence", engine_away)
-        .case("figures", figures)
         .skip_all_if(PodmanService::missing())
         .after(|| async {
             CONTAINERS.release().await;
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         .run()
 }
 
-async fn open() -> Result<(Arc<Containers>, ContainerProvider)> {
+async fn open() -> Result<(Arc<Containers>, LocalProvider)> {
     let containers = CONTAINERS.get(Containers::start).await?;
     let provider = containers.open(Faults::none()).await?;
     Ok((containers, provider))
@@ -45,13 +45,13 @@ fn name(text: &str) -> Result<WorkspaceName> {
     Ok(WorkspaceName::new(text)?)
 }
 
-async fn output(provider: &ContainerProvider, name: &WorkspaceName, script: &str) -> Result<String> {
+async fn output(provider: &LocalProvider, name: &WorkspaceName, script: &str) -> Result<String> {
     let output = provider.run(name, ["sh", "-c", script]).await?;
     ensure!(output.status.is_success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
-async fn removed(containers: &Containers, provider: &ContainerProvider, name: &WorkspaceName) -> Result<()> {
+async fn removed(containers: &Containers, provider: &LocalProvider, name: &WorkspaceName) -> Result<()> {
     provider.delete(name).await?;
     nothing_left(containers, name).await
 }
@@ -196,19 +196,3 @@ async fn engine_away() -> Result<()> {
 }
 
 /// Prints what a create and a command take; they fail only when something hangs.
-async fn figures() -> Result<()> {
-    let (containers, provider) = open().await?;
-    let name = name("figures")?;
-    let begun = Instant::now();
-    provider.create(&name, &containers.builder("one").build()?).await?;
-    println!("container create: {:?}", begun.elapsed());
-    let mut taken = Vec::new();
-    for _ in 0..20 {
-        let begun = Instant::now();
-        provider.exec(&name, ExecRequest::new(["true"])).await?.output(16).await?;
-        taken.push(begun.elapsed());
-    }
-    taken.sort_unstable();
-    println!("container exec: median {:?}, longest {:?}", taken[10], taken[19]);
-    removed(&containers, &provider, &name).await
-}

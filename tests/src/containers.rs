@@ -10,7 +10,7 @@ use kled_core::provider::conformance::Fixture;
 use kled_core::provider::{Faults, Provider};
 use kled_core::workspace::{WorkspaceSpec, WorkspaceSpecBuilder};
 use kled_core::{Error, ErrorKind, Secret, SecretReference, WorkspaceName};
-use kled_providers::local::container::ContainerProvider;
+use kled_providers::local::{ContainerEngine, LocalProvider};
 use tempfile::TempDir;
 
 use crate::image::Image;
@@ -67,16 +67,21 @@ impl Containers {
     /// The folder in which the provider keeps checkouts that are under way.
     #[must_use]
     pub fn state_root(&self) -> PathBuf {
-        self.folder.path().join("state")
+        self.folder.path().join("containers")
     }
 
-    /// A provider on this engine.
+    /// A local provider with this engine: what its users have.
     ///
     /// # Errors
     /// When it cannot be built.
-    pub async fn open(&self, faults: Faults) -> kled_core::Result<ContainerProvider> {
-        let builder = ContainerProvider::builder().socket(self.podman.socket()).state_root(self.state_root());
-        builder.faults(faults).build().await
+    pub async fn open(&self, faults: Faults) -> kled_core::Result<LocalProvider> {
+        let engine = ContainerEngine::At(format!("unix://{}", self.podman.socket().display()));
+        LocalProvider::builder()
+            .root(self.folder.path())
+            .container_engine(engine)
+            .faults(faults)
+            .build()
+            .await
     }
 
     /// A spec of one of the two repositories, `one` or `other`.

@@ -60,6 +60,10 @@ impl<P: Provider> Provider for DeadlineProvider<P> {
         self.inner.capabilities()
     }
 
+    fn capabilities_of(&self, spec: &WorkspaceSpec) -> Capabilities {
+        self.inner.capabilities_of(spec)
+    }
+
     async fn create_workspace(
         &self,
         name: &WorkspaceName,

@@ -90,8 +90,15 @@ pub trait Provider: fmt::Debug + Send + Sync + 'static {
     /// The name under which this instance answers; it stands in every [`Workspace`].
     fn name(&self) -> &ProviderName;
 
-    /// What this backend can do here.
+    /// What this backend can do here, for a workspace of the default isolation.
     fn capabilities(&self) -> &Capabilities;
+
+    /// What a workspace made from `spec` can do, where that depends on it: a container cannot do all that a process
+    /// can. By default [`capabilities`](Self::capabilities).
+    fn capabilities_of(&self, spec: &WorkspaceSpec) -> Capabilities {
+        let _same_for_all = spec;
+        self.capabilities().clone()
+    }
 
     /// Makes the workspace, checks its repository out and starts it.
     ///
@@ -180,6 +187,10 @@ macro_rules! forward_provider {
 
             fn capabilities(&self) -> &Capabilities {
                 (**self).capabilities()
+            }
+
+            fn capabilities_of(&self, spec: &WorkspaceSpec) -> Capabilities {
+                (**self).capabilities_of(spec)
             }
 
             async fn create_workspace(

@@ -4,8 +4,9 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 
 use super::{
-    Capabilities, CreateOptions, DeleteOptions, Deletion, Event, EventsOptions, ExecRequest, ExecSession,
-    ListOptions, LogLine, LogsOptions, Provider, StartOptions, StatusOptions, StopOptions,
+    Capabilities, CommandCapabilities, CreateOptions, DeleteOptions, Deletion, Event, EventsOptions,
+    ExecRequest, ExecSession, ListOptions, LogLine, LogsOptions, Provider, StartOptions, StatusOptions,
+    StopOptions,
 };
 use crate::workspace::{Operation, Workspace, WorkspaceSpec};
 use crate::{Error, ErrorKind, ProviderName, Result, WorkspaceName};
@@ -21,9 +22,13 @@ pub struct ReadOnlyProvider<P> {
 impl<P: Provider> ReadOnlyProvider<P> {
     /// Wraps `inner`.
     pub fn new(inner: P) -> Self {
-        let capabilities = Capabilities { commands: Default::default(), ..inner.capabilities().clone() };
+        let capabilities = without_commands(inner.capabilities().clone());
         Self { inner, capabilities }
     }
+}
+
+fn without_commands(capabilities: Capabilities) -> Capabilities {
+    Capabilities { commands: CommandCapabilities::default(), ..capabilities }
 }
 
 fn refused(operation: Operation, name: &WorkspaceName) -> Error {
@@ -41,6 +46,10 @@ impl<P: Provider> Provider for ReadOnlyProvider<P> {
 
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+
+    fn capabilities_of(&self, spec: &WorkspaceSpec) -> Capabilities {
+        without_commands(self.inner.capabilities_of(spec))
     }
 
     async fn create_workspace(

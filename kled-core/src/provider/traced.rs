@@ -54,6 +54,10 @@ impl<P: Provider> Provider for TracedProvider<P> {
         self.inner.capabilities()
     }
 
+    fn capabilities_of(&self, spec: &WorkspaceSpec) -> Capabilities {
+        self.inner.capabilities_of(spec)
+    }
+
     async fn create_workspace(
         &self,
         name: &WorkspaceName,

@@ -135,6 +135,10 @@ impl Provider for Broken {
         self.inner.capabilities()
     }
 
+    fn capabilities_of(&self, spec: &WorkspaceSpec) -> Capabilities {
+        self.inner.capabilities_of(spec)
+    }
+
     async fn create_workspace(
         &self,
         name: &WorkspaceName,

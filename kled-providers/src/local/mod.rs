@@ -142,6 +142,13 @@ impl Provider for LocalProvider {
         &self.capabilities
     }
 
+    fn capabilities_of(&self, spec: &WorkspaceSpec) -> Capabilities {
+        match &self.containers {
+            Containers::Available(container) if wants_container(spec) => container.capabilities_of(spec),
+            _ => self.process.capabilities_of(spec),
+        }
+    }
+
     async fn create_workspace(
         &self,
         name: &WorkspaceName,

@@ -146,7 +146,7 @@ async fn starts_and_stops_settle(trial: &Trial) -> Outcome {
     let status = trial.ok("status", provider.status(&name)).await?;
     let settled = ["Running", "Stopped"].contains(&status.status.state());
     ensure(settled, "status", "a running or stopped workspace", &status.status)?;
-    if status.status.is_running() && provider.capabilities().commands.exec {
+    if status.status.is_running() && provider.capabilities_of(&trial.fixture.spec()).commands.exec {
         trial.text(&provider, &name, &["echo", "running"]).await?;
     }
     let stopped = trial.ok("stop", provider.stop(&name)).await?;

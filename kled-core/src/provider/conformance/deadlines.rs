@@ -73,8 +73,8 @@ const LATE_MAX: Duration = Duration::from_secs(10);
 /// How long a workspace may live or idle in the cases of these times.
 const BRIEF: Duration = Duration::from_secs(2);
 
-fn offers(provider: &Arc<dyn Provider>, operation: Operation) -> bool {
-    let capabilities = provider.capabilities();
+fn offers(trial: &Trial, provider: &Arc<dyn Provider>, operation: Operation) -> bool {
+    let capabilities = provider.capabilities_of(&trial.fixture.spec());
     match operation {
         Operation::Exec => capabilities.commands.exec,
         Operation::Logs => capabilities.logs,
@@ -92,7 +92,7 @@ async fn failure_is_not_absence(trial: &Trial) -> Outcome {
         ErrorKind::Internal,
     ];
     for operation in OPERATIONS {
-        if !offers(&trial.provider().await?, operation) {
+        if !offers(trial, &trial.provider().await?, operation) {
             continue;
         }
         for kind in kinds {
@@ -110,7 +110,7 @@ async fn failure_is_not_absence(trial: &Trial) -> Outcome {
 async fn deadlines_hold(trial: &Trial) -> Outcome {
     let (name, _, created) = trial.running().await?;
     for operation in OPERATIONS {
-        if !offers(&trial.provider().await?, operation) {
+        if !offers(trial, &trial.provider().await?, operation) {
             continue;
         }
         times_out(trial, operation, 0, SHORT, &name, &created.spec).await?;

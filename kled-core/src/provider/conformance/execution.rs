@@ -146,7 +146,7 @@ async fn working_directory(trial: &Trial) -> Outcome {
         equal("the path of the checkout", &said.path.as_str(), &checkout)?;
     }
     let mut places = vec![(checkout.to_owned(), checkout.to_owned()), (".".into(), checkout.to_owned())];
-    if provider.capabilities().commands.shell {
+    if provider.capabilities_of(&trial.fixture.spec()).commands.shell {
         trial.text(&provider, &name, &["mkdir", "-p", "one/two words"]).await?;
         places.push(("one/two words".into(), format!("{checkout}/one/two words")));
         places.push((format!("{checkout}/one"), format!("{checkout}/one")));

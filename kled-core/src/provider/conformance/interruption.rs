@@ -153,7 +153,7 @@ async fn is_refused(trial: &Trial, provider: &Arc<dyn Provider>, name: &Workspac
     let invalid_state = &[ErrorKind::InvalidState];
     trial.fails("start of an interrupted workspace", invalid_state, provider.start(name)).await?;
     trial.fails("stop of an interrupted workspace", invalid_state, provider.stop(name)).await?;
-    if provider.capabilities().commands.exec {
+    if provider.capabilities_of(&trial.fixture.spec()).commands.exec {
         let exec = provider.exec(name, ExecRequest::new(["echo"]));
         trial.fails("exec in an interrupted workspace", invalid_state, exec).await?;
     }
@@ -240,7 +240,7 @@ async fn start_cut_short(trial: &Trial) -> Outcome {
             status_is_true(trial, &name).await?;
             let started = trial.ok("start again", trial.provider().await?.start(&name)).await?;
             runs("start again", &started, created.id)?;
-            if provider.capabilities().commands.exec {
+            if provider.capabilities_of(&trial.fixture.spec()).commands.exec {
                 trial.text(&provider, &name, &["echo", "started"]).await?;
             }
             Ok(())
@@ -288,7 +288,7 @@ async fn delete_cut_short(trial: &Trial) -> Outcome {
 /// What status says after a cut is what a command finds.
 async fn status_is_true(trial: &Trial, name: &WorkspaceName) -> Outcome {
     let provider = trial.provider().await?;
-    if !provider.capabilities().commands.exec {
+    if !provider.capabilities_of(&trial.fixture.spec()).commands.exec {
         return Ok(());
     }
     let status = trial.ok("status after the cut", provider.status(name)).await?.status;

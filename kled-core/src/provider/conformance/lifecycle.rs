@@ -188,7 +188,7 @@ async fn others_left_alone(trial: &Trial) -> Outcome {
     let (name, provider, _) = trial.running().await?;
     let longer = trial.name_beginning_with(&name)?;
     let other = trial.ok("create", provider.create(&longer, &trial.fixture.spec())).await?;
-    let exec = provider.capabilities().commands.exec;
+    let exec = provider.capabilities_of(&trial.fixture.spec()).commands.exec;
     if exec {
         trial.write(&provider, &longer, "kept", b"of the other").await?;
     }
@@ -209,7 +209,7 @@ async fn missing(trial: &Trial) -> Outcome {
     trial.fails("status", not_found, provider.status(&name)).await?;
     trial.fails("start", not_found, provider.start(&name)).await?;
     trial.fails("stop", not_found, provider.stop(&name)).await?;
-    let capabilities = provider.capabilities();
+    let capabilities = provider.capabilities_of(&trial.fixture.spec());
     if capabilities.commands.exec {
         trial.fails("exec", not_found, provider.exec(&name, ExecRequest::new(["echo"]))).await?;
     }
@@ -300,7 +300,7 @@ async fn state_wiped(trial: &Trial) -> Outcome {
     }
     runs("status", &trial.ok("status", provider.status(&one)).await?, first.id)?;
     is_stopped("status", &trial.ok("status", provider.status(&two)).await?.status)?;
-    if provider.capabilities().commands.exec {
+    if provider.capabilities_of(&trial.fixture.spec()).commands.exec {
         let echoed = trial.text(&provider, &one, &["echo", "found"]).await?;
         equal("exec", &"found\n".to_owned(), &echoed)?;
     }
@@ -329,7 +329,7 @@ async fn checkout(trial: &Trial) -> Outcome {
 
 async fn unsupported(trial: &Trial) -> Outcome {
     let (name, provider, _) = trial.running().await?;
-    let capabilities = provider.capabilities().clone();
+    let capabilities = provider.capabilities_of(&trial.fixture.spec());
     let unsupported = &[ErrorKind::Unsupported];
     let commands = &capabilities.commands;
     let requests = [

@@ -296,7 +296,7 @@ impl fmt::Display for Report {
 pub async fn check(fixture: Arc<dyn Fixture>) -> Report {
     let mut report = Report::default();
     let capabilities = match fixture.provider(Faults::none()).await {
-        Ok(provider) => provider.capabilities().clone(),
+        Ok(provider) => provider.capabilities_of(&fixture.spec()),
         Err(error) => {
             report.failed.push(Failure::new("opening the provider", "success", error));
             return report;

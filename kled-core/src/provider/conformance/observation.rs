@@ -236,12 +236,12 @@ async fn secrets_hidden(trial: &Trial) -> Outcome {
         ("list", json("list", serde_json::to_string(&listed))?),
         ("the provider's Debug", format!("{provider:?}")),
     ];
-    if provider.capabilities().events {
+    if provider.capabilities_of(&trial.fixture.spec()).events {
         let events = trial.ok("events", provider.workspace_events(&name, EventsOptions::default())).await?;
         let events: Vec<_> = trial.ok("the events", events.try_collect()).await?;
         shown.push(("events", format!("{events:?}")));
     }
-    if provider.capabilities().logs {
+    if provider.capabilities_of(&trial.fixture.spec()).logs {
         let lines = trial.ok("logs", provider.workspace_logs(&name, LogsOptions::default())).await?;
         let lines: Vec<_> = trial.ok("the log", lines.try_collect()).await?;
         shown.push(("logs", format!("{lines:?}")));

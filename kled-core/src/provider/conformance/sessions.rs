@@ -82,8 +82,8 @@ impl Blocks {
     }
 }
 
-fn large(provider: &Arc<dyn Provider>) -> usize {
-    if provider.capabilities().commands.shell { LARGE } else { LARGE_BUILT_IN }
+fn large(trial: &Trial, provider: &Arc<dyn Provider>) -> usize {
+    if provider.capabilities_of(&trial.fixture.spec()).commands.shell { LARGE } else { LARGE_BUILT_IN }
 }
 
 fn cut_off(cause: std::io::Error) -> Error {
@@ -114,7 +114,7 @@ async fn stdin_to_stdout(trial: &Trial) -> Outcome {
 
 async fn large_output(trial: &Trial) -> Outcome {
     let (name, provider, _) = trial.running().await?;
-    let size = large(&provider);
+    let size = large(trial, &provider);
     let call = async {
         let request = ExecRequest::new(["head", "-c", &size.to_string(), "/dev/zero"]);
         let mut session = provider.exec(&name, request).await?;
@@ -143,7 +143,7 @@ async fn count_zeros(stream: &mut (impl AsyncRead + Unpin)) -> Result<Result<usi
 
 async fn large_input(trial: &Trial) -> Outcome {
     let (name, provider, _) = trial.running().await?;
-    let blocks = large(&provider) / BLOCK;
+    let blocks = large(trial, &provider) / BLOCK;
     let call = async {
         let mut session = provider.exec(&name, ExecRequest::new(["cat"]).piped_stdin()).await?;
         let stdin = session.stdin.take();

@@ -293,7 +293,7 @@ impl Trial {
         let same: Vec<_> =
             listed.iter().filter(|listed| listed.name == *name).map(|listed| listed.id).collect();
         equal("identities in the list under this name", &vec![workspace.id], &same)?;
-        if provider.capabilities().commands.exec {
+        if provider.capabilities_of(&self.fixture.spec()).commands.exec {
             let echoed = self.text(&provider, name, &["echo", "ready"]).await?;
             equal("exec after create", &"ready\n".to_owned(), &echoed)?;
         }
