@@ -53,6 +53,10 @@ impl<P: Provider> Provider for HouseRule<P> {
     fn capabilities(&self) -> &Capabilities {
         self.inner.capabilities()
     }
+
+    fn capabilities_of(&self, spec: &WorkspaceSpec) -> Capabilities {
+        self.inner.capabilities_of(spec)
+    }
     async fn delete_workspace(&self, name: &WorkspaceName, options: DeleteOptions) -> Result<Deletion> {
         self.inner.delete_workspace(name, options).await
     }

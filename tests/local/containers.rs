@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use kled_core::provider::{ExecRequest, Faults, Provider, ProviderExt};
+use kled_core::provider::{Faults, ProviderExt};
 use kled_core::workspace::{StopReason, WorkspaceStatus};
 use kled_core::{ErrorKind, WorkspaceName};
 use kled_providers::local::LocalProvider;
@@ -194,5 +194,3 @@ async fn engine_away() -> Result<()> {
     ensure!(error.kind() == ErrorKind::Timeout, "{error:?}");
     Ok(())
 }
-
-/// Prints what a create and a command take; they fail only when something hangs.

@@ -304,6 +304,10 @@ impl Provider for MemoryProvider {
         &self.capabilities
     }
 
+    fn capabilities_of(&self, _: &WorkspaceSpec) -> Capabilities {
+        self.capabilities().clone()
+    }
+
     async fn create_workspace(
         &self,
         name: &WorkspaceName,

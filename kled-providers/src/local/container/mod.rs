@@ -169,6 +169,10 @@ impl Provider for ContainerProvider {
         &self.0.capabilities
     }
 
+    fn capabilities_of(&self, _: &WorkspaceSpec) -> Capabilities {
+        self.capabilities().clone()
+    }
+
     async fn create_workspace(
         &self,
         name: &WorkspaceName,
