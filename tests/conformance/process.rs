@@ -1,5 +1,6 @@
 //! Holds the local provider's processes to the promises of `Provider`, in each sandbox that this machine has.
 
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -12,7 +13,8 @@ use kled_tests::workspaces::{Processes, control_groups};
 fn main() -> ExitCode {
     let supervisor = SupervisorProgram::this_program();
     let before = control_groups();
-    let mut suite = Suite::new("process");
+    // Most of a case is waiting; the cases share nothing but the data folder.
+    let mut suite = Suite::new("process").parallel(NonZeroUsize::MIN.saturating_add(5));
     for (name, sandbox) in
         [("bubblewrap", Sandbox::Bubblewrap), ("landlock", Sandbox::Landlock), ("none", Sandbox::None)]
     {

@@ -143,6 +143,12 @@ pub fn residue(root: &Path, name: &WorkspaceName) -> Vec<String> {
     folders.chain(users.into_iter().map(|process| format!("process {process}"))).collect()
 }
 
+/// This process, and for a moment between fork and exec what it starts: such a child has all files of its parent open.
+fn is_this_program(number: u32) -> bool {
+    let line = |process: &str| fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+    line(&number.to_string()) == line("self")
+}
+
 fn starts_with_text(path: &Path, prefix: &Path) -> bool {
     path.to_string_lossy().starts_with(prefix.to_string_lossy().as_ref())
 }
@@ -151,7 +157,7 @@ fn processes(is_of_workspace: impl Fn(&Path) -> bool, name: &WorkspaceName) -> B
     let numbers = fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     numbers
-        .filter(|number| *number != std::process::id())
+        .filter(|number| !is_this_program(*number))
         .filter(|number| {
             let process = PathBuf::from(format!("/proc/{number}"));
             let open =

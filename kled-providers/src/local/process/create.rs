@@ -356,8 +356,7 @@ impl Attempt<'_> {
             return Ok(());
         }
         // One that is there and not ready belongs to an attempt that was cut short.
-        removal::kill_supervisor(&self.folder).await?;
-        removal::end_processes(self.record.id, &self.provider.0.hierarchy).await?;
+        removal::end_run(&self.folder, self.record.id, &self.provider.0.hierarchy).await?;
         self.say(START, "Starting", "starting the workspace".into());
         self.provider.launch(&self.folder, &self.record, self.sandbox).await?;
         Ok(())

@@ -25,8 +25,7 @@ impl ProcessProvider {
         }
         let folder = self.0.root.folder(name);
         self.0.faults.at(Operation::Start, "sweep").await?;
-        removal::kill_supervisor(&folder).await?;
-        removal::end_processes(record.id, &self.0.hierarchy).await?;
+        self.sweep(&record).await?;
         self.0.faults.at(Operation::Start, "launch").await?;
         let sandbox = self.sandbox_for(&record.spec).await?;
         self.launch(&folder, &record, sandbox).await?;
@@ -74,8 +73,8 @@ impl ProcessProvider {
 
     /// Kills what is left of a run, also of one whose supervisor was killed.
     async fn sweep(&self, record: &Record) -> Result<()> {
-        removal::kill_supervisor(&self.0.root.folder(&record.name)).await?;
-        removal::end_processes(record.id, &self.0.hierarchy).await?;
+        let folder = self.0.root.folder(&record.name);
+        removal::end_run(&folder, record.id, &self.0.hierarchy).await?;
         Ok(())
     }
 

@@ -21,7 +21,12 @@ impl ProcessId {
     /// This process.
     pub(crate) fn own() -> Self {
         let number = std::process::id();
-        Self { number, start_time: stat(number).map_or(0, |stat| stat.start_time) }
+        Self::of(number).unwrap_or(Self { number, start_time: 0 })
+    }
+
+    /// The process that has this number now.
+    pub(crate) fn of(number: u32) -> Option<Self> {
+        stat(number).map(|stat| Self { number, start_time: stat.start_time })
     }
 
     /// True while it runs. A zombie has ended.
@@ -136,6 +141,18 @@ pub(crate) async fn kill_all(limit: Duration, find: impl Fn() -> BTreeSet<u32>) 
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Waits until all of these have ended, at most for `limit`. Says whether they have.
+pub(crate) async fn ended(limit: Duration, processes: &[ProcessId]) -> bool {
+    let deadline = tokio::time::Instant::now() + limit;
+    while processes.iter().any(|process| process.is_alive()) {
+        if tokio::time::Instant::now() >= deadline {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    true
 }
 
 #[cfg(test)]

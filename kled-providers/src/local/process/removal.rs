@@ -43,11 +43,13 @@ fn move_to_trash(root: &Root, folder: &Folder, name: &WorkspaceName) -> Result<F
 /// Kills what runs in a folder of the trash and removes it. Says what was removed.
 pub(crate) async fn empty(folder: &Folder, hierarchy: &Hierarchy) -> Result<Vec<String>> {
     let mut removed = Vec::new();
-    kill_supervisor(folder).await?;
     // A record that cannot be read is no reason to keep the rest.
-    if let Ok(Some(record)) = read_json::<Record>(&folder.record()) {
-        end_checkout(folder, record.id).await?;
-        removed.extend(end_processes(record.id, hierarchy).await?);
+    match read_json::<Record>(&folder.record()) {
+        Ok(Some(record)) => {
+            end_checkout(folder, record.id).await?;
+            removed.extend(end_run(folder, record.id, hierarchy).await?);
+        }
+        _ => kill_supervisor(folder).await?,
     }
     let deadline = tokio::time::Instant::now() + KILL_LIMIT;
     loop {
@@ -93,19 +95,35 @@ pub(crate) async fn end_checkout(folder: &Folder, id: WorkspaceId) -> Result<()>
     if proc::kill_all(KILL_LIMIT, left).await { Ok(()) } else { Err(Error::timeout("kill", KILL_LIMIT)) }
 }
 
-/// Kills every process of a workspace that can be found without its supervisor.
-pub(crate) async fn end_processes(id: WorkspaceId, hierarchy: &Hierarchy) -> Result<Vec<String>> {
+/// Ends a run, if there is one: its supervisor, and every process of the workspace, also of one whose supervisor was
+/// killed. Says what was removed.
+pub(crate) async fn end_run(folder: &Folder, id: WorkspaceId, hierarchy: &Hierarchy) -> Result<Vec<String>> {
+    // Looked for before anything is killed: a process that is ending has lost its environment before its files.
+    let running = running(folder, id);
+    kill_supervisor(folder).await?;
     let removed = Group::of(hierarchy, id).remove().await;
     let id = id.to_string();
-    if proc::kill_all(KILL_LIMIT, || proc::with_variable(WORKSPACE_ID, &id)).await {
+    let killed = proc::kill_all(KILL_LIMIT, || proc::with_variable(WORKSPACE_ID, &id)).await;
+    if killed && proc::ended(KILL_LIMIT, &running).await {
         return Ok(removed);
     }
     Err(Error::timeout("kill", KILL_LIMIT)
         .hint("a process of the workspace cannot be killed; it may wait for a disk"))
 }
 
+fn running(folder: &Folder, id: WorkspaceId) -> Vec<ProcessId> {
+    let mut numbers = proc::with_variable(WORKSPACE_ID, &id.to_string());
+    if let Ok(Some(supervisor)) = read_json::<ProcessId>(&folder.supervisor_lock())
+        && supervisor.is_alive()
+    {
+        numbers.insert(supervisor.number);
+        numbers.extend(proc::descendants(supervisor.number));
+    }
+    numbers.into_iter().filter_map(ProcessId::of).collect()
+}
+
 /// Kills the supervisor, if there is one, and waits until it and what it started are gone.
-pub(crate) async fn kill_supervisor(folder: &Folder) -> Result<()> {
+async fn kill_supervisor(folder: &Folder) -> Result<()> {
     let deadline = tokio::time::Instant::now() + KILL_LIMIT;
     let path = folder.supervisor_lock();
     while Lock::is_held(&path)? {
