@@ -95,8 +95,10 @@ impl ProcessProvider {
         };
         let (record, made) = blocking(move || {
             root.locked(|| {
-                if let Some(record) = read_json::<Record>(&folder.record())? {
-                    return Ok((record, false));
+                match read_json::<Record>(&folder.record())? {
+                    Some(record) if !gives_way(&record, &fresh.spec, &folder)? => return Ok((record, false)),
+                    Some(_) => remove_folder(folder.path())?,
+                    None => {}
                 }
                 // A folder without a record was left by a create that was killed here; this one takes it over.
                 create_private(folder.path())
@@ -194,6 +196,18 @@ enum Attempted {
     Taken(Lock),
     Held,
     Gone,
+}
+
+/// True for a create that failed before it had any files, when another spec asks for its name: whoever corrects a
+/// misspelt branch need not delete what never was. One that was killed keeps its name, for its own create to finish.
+fn gives_way(record: &Record, spec: &WorkspaceSpec, folder: &Folder) -> Result<bool> {
+    let failed =
+        matches!(&record.phase, Phase::Creating { failure: Some(_), .. }) && record.checkout.is_none();
+    if !failed || record.spec == *spec {
+        return Ok(false);
+    }
+    // Somebody may be trying again just now.
+    Ok(Lock::try_take(&folder.operation_lock())?.is_some())
 }
 
 fn deleted_meanwhile() -> Error {

@@ -202,30 +202,3 @@ async fn a_surrounding_git_has_no_influence() {
     );
     assert_eq!(result, "ok");
 }
-
-/// Where mount namespaces cannot be made it fails, so it is left out of the plain run and counted as ignored there.
-#[tokio::test]
-#[ignore = "needs a mount namespace: run with --include-ignored on Linux"]
-async fn a_full_disk_is_told_apart() {
-    // One does not compress, so git fails while it receives; the other does, so it fails while it writes files.
-    let noise: String =
-        std::iter::successors(Some(1_u64), |state| Some(state.wrapping_mul(6_364_136_223_846_793_005) + 1))
-            .map(|state| char::from(b'!' + (state >> 33) as u8 % 90))
-            .take(700_000)
-            .collect();
-    for content in [noise, "a".repeat(700_000)] {
-        let repository = TestRepository::new();
-        repository.commit("large.txt", &content);
-        let directory = tempfile::tempdir().unwrap();
-        let scene = scene("scene_of_one_checkout", repository.path().to_str().unwrap(), directory.path());
-        // The scene, after a small file system was mounted in a namespace that ends with it.
-        let mut command = Command::new("unshare");
-        command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
-        command
-            .arg(format!("mount -t tmpfs -o size=512k none '{}' && exec \"$@\"", directory.path().display()));
-        command.arg("sh").arg(scene.get_program()).args(scene.get_args());
-        command.envs(scene.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let result = result_of(&mut command);
-        assert!(result.starts_with("storage-full"), "{result}");
-    }
-}
