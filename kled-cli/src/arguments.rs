@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser};
-use jiff::SignedDuration;
+use kled_core::workspace::parse_duration;
 use kled_core::{Error, ErrorKind, ProviderName, Result};
 
 use crate::commands::Command;
@@ -78,19 +78,6 @@ fn with_hint(error: &Error) -> String {
 /// For clap: a duration.
 pub(crate) fn checked_duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).map_err(|error| with_hint(&error))
-}
-
-/// A positive duration in the notation of specs.
-pub(crate) fn parse_duration(text: &str) -> Result<Duration> {
-    text.parse::<SignedDuration>()
-        .ok()
-        .and_then(|duration| Duration::try_from(duration).ok())
-        .filter(|duration| !duration.is_zero())
-        .ok_or_else(|| {
-            Error::new(ErrorKind::InvalidInput, "malformed duration")
-                .with("value", format!("{text:?}"))
-                .hint("write a positive duration such as 90s, 30m or 1h 30m")
-        })
 }
 
 /// Splits `KEY=VALUE`. The text is not repeated in the error: it may be a secret.

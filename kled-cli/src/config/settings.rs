@@ -5,13 +5,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use kled_core::workspace::Isolation;
+use kled_core::workspace::{Isolation, parse_duration};
 use kled_core::{Error, ErrorKind, ProviderName, Result};
 use serde::Serialize;
 
 use super::{FileLayer, Found, Key, Layer, Origin};
 use crate::Surroundings;
-use crate::arguments::parse_duration;
 use crate::output::{Color, Format};
 
 /// The settings of one run, parsed.

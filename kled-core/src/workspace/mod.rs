@@ -8,7 +8,7 @@ mod state;
 
 pub use default_name::default_name;
 pub use source::{CommitId, History, ReferenceName, Repository, Revision, Source, SubPath};
-pub use spec::{Isolation, Port, Protocol, Resources, WorkspaceSpec, WorkspaceSpecBuilder};
+pub use spec::{Isolation, Port, Protocol, Resources, WorkspaceSpec, WorkspaceSpecBuilder, parse_duration};
 pub use state::{
     Checkout, Condition, ConditionStatus, Decision, Operation, StopReason, Workspace, WorkspaceStatus,
 };

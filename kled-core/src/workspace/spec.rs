@@ -225,7 +225,11 @@ fn format_duration(duration: Duration) -> String {
     jiff::fmt::friendly::SpanPrinter::new().unsigned_duration_to_string(&duration)
 }
 
-fn parse_duration(text: &str) -> Result<Duration> {
+/// Parses a positive duration in the notation of specs: `90s`, `30m`, `1h 30m`.
+///
+/// # Errors
+/// [`ErrorKind::InvalidInput`] with the value.
+pub fn parse_duration(text: &str) -> Result<Duration> {
     jiff::fmt::friendly::SpanParser::new()
         .parse_duration(text)
         .ok()

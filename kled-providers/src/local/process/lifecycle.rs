@@ -117,6 +117,7 @@ impl ProcessProvider {
         for folder in folders {
             self.0.faults.at(Operation::Delete, "empty the trash").await?;
             removed.extend(removal::empty(&folder, &self.0.hierarchy).await?);
+            removed.push(format!("folder {}", self.0.root.folder(name).path().display()));
         }
         let (root, looked) = (self.0.root.clone(), name.clone());
         blocking(move || removal::remove_remade(&root, &looked)).await?;

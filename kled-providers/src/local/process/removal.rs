@@ -67,7 +67,6 @@ pub(crate) async fn empty(folder: &Folder, hierarchy: &Hierarchy) -> Result<Vec<
             }
         }
     }
-    removed.push(format!("folder {}", folder.path().display()));
     Ok(removed)
 }
 
