@@ -9,3 +9,8 @@
 
 #[cfg(all(feature = "local", unix))]
 pub mod local;
+
+/// The README's example, compiled.
+#[cfg(all(doctest, feature = "local", unix))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,16 +1,21 @@
 //! What a sandboxed command can reach.
 
 use anyhow::{Result, ensure};
+use futures::{SinkExt as _, StreamExt as _};
+use kled_core::ErrorKind;
+use kled_core::agent::{AgentMessage, ClientMessage, Failure, FrameCodec, Token};
 use kled_core::provider::{ExecRequest, Provider as _, ProviderExt as _};
 use kled_providers::local::{Sandbox, SupervisorProgram};
 use kled_tests::suite::Suite;
+use tokio_util::codec::Framed;
 
 use crate::scene::{CREDENTIALS, Scene};
 
 type Check = fn(Scene, Sandbox) -> std::pin::Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
 /// The cases, each in a scene of its own.
-const CHECKS: [(&str, Check); 8] = [
+const CHECKS: [(&str, Check); 9] = [
+    ("whoever-cannot-read-the-token-is-refused", |scene, _| Box::pin(token(scene))),
     ("credentials-cannot-be-read", |scene, _| Box::pin(credentials(scene))),
     ("credentials-of-the-machine-cannot-be-read", |scene, _| Box::pin(machine_credentials(scene))),
     ("nothing-outside-can-be-written", |scene, _| Box::pin(writes(scene))),
@@ -159,4 +164,22 @@ async fn environment(scene: Scene) -> Result<()> {
     ensure!(!seen.contains("CARGO_MANIFEST_DIR") && seen.contains("PATH="), "{seen}");
     ensure!(!scene.provider.status(&name).await?.conditions.is_empty());
     scene.delete(&name).await
+}
+
+/// Landlock lets sockets be connected to, so reaching the socket must not be enough.
+async fn token(scene: Scene) -> Result<()> {
+    let (one, _) = scene.create("one").await?;
+    let (other, _) = scene.create("other").await?;
+    let run = scene.root().join("workspaces").join(other.as_str()).join("run");
+    scene.fails(&one, &format!("cat {}/token.json", run.display())).await?;
+    let stream = tokio::net::UnixStream::connect(run.join("agent.sock")).await?;
+    let mut connection = Framed::new(stream, FrameCodec::<AgentMessage>::new());
+    connection.feed(ClientMessage::Authenticate(Token::new("a guess"))).await?;
+    connection.send(ClientMessage::Exec(ExecRequest::new(["touch", "reached"]).command)).await?;
+    let answer = connection.next().await.transpose()?;
+    let refused = |failure: &Failure| failure.kind == ErrorKind::PermissionDenied;
+    ensure!(matches!(&answer, Some(AgentMessage::Failed(failure)) if refused(failure)), "{answer:?}");
+    scene.fails(&other, "test -e reached").await?;
+    scene.delete(&one).await?;
+    scene.delete(&other).await
 }

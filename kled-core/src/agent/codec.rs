@@ -70,6 +70,7 @@ impl Message for ClientMessage {
             Self::StdinEnd => 5,
             Self::Resize(_) => 6,
             Self::Signal(_) => 7,
+            Self::Authenticate(_) => 8,
         }
     }
 
@@ -80,6 +81,7 @@ impl Message for ClientMessage {
             Self::Stdin(bytes) => Ok(bytes.clone()),
             Self::Resize(size) => json(size),
             Self::Signal(signal) => json(signal),
+            Self::Authenticate(token) => json(token),
             Self::Status | Self::StdinEnd => Ok(Bytes::new()),
         }
     }
@@ -93,6 +95,7 @@ impl Message for ClientMessage {
             5 => Self::StdinEnd,
             6 => Self::Resize(from_json(&payload)?),
             7 => Self::Signal(from_json(&payload)?),
+            8 => Self::Authenticate(from_json(&payload)?),
             unknown => return Err(protocol_error("unknown kind of message").with("kind", unknown)),
         })
     }
@@ -230,6 +233,7 @@ impl Decoder for FrameCodec<AgentMessage> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::Token;
     use crate::provider::{ExecRequest, ExitStatus, Signal, TerminalSize};
     use proptest::prelude::*;
 
@@ -243,6 +247,7 @@ mod tests {
             (any::<u16>(), any::<u16>())
                 .prop_map(|(rows, columns)| ClientMessage::Resize(TerminalSize { rows, columns })),
             Just(ClientMessage::Signal(Signal::Int)),
+            "\\PC{0,40}".prop_map(|text| ClientMessage::Authenticate(Token::new(text))),
             Just(ClientMessage::Status),
             Just(ClientMessage::StdinEnd),
         ]
@@ -294,6 +299,7 @@ mod tests {
         wire.put(&payload[..]);
         let error = FrameCodec::<ClientMessage>::new().decode(&mut wire).unwrap_err();
         assert!(!format!("{error:?}").contains("hunter2"));
+        assert!(!format!("{:?}", ClientMessage::Authenticate(Token::new("hunter2"))).contains("hunter2"));
         let command = ExecRequest::new(["env"]).environment("TOKEN", "hunter2").command;
         assert!(!format!("{:?}", ClientMessage::Exec(command)).contains("hunter2"));
     }

@@ -1,5 +1,7 @@
 //! What the two sides say.
 
+use std::fmt;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -7,9 +9,37 @@ use serde::{Deserialize, Serialize};
 use crate::provider::{Command, ExitStatus, Signal, TerminalSize};
 use crate::{Error, ErrorKind};
 
-/// What the driver says to the agent. The first message is a request; the rest belong to a running command.
+/// What a driver has to know to be served. Whoever can reach the agent's socket may not be able to read the file that
+/// holds it: some sandboxes keep paths from being read and still let sockets be connected to.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Token(String);
+
+impl Token {
+    /// A token from its text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text. Each call is a place to check in review.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Token([redacted])")
+    }
+}
+
+/// What the driver says to the agent. The first message is the token, the second a request; the rest belong to a
+/// running command.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ClientMessage {
+    /// Proves that the driver may be served.
+    Authenticate(Token),
     /// Run a command.
     Exec(Command),
     /// What runs here?

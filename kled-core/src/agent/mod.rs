@@ -1,6 +1,6 @@
 //! The protocol between a workspace and whoever drives it, over any byte stream.
 //!
-//! One connection carries one request: a command with its streams, a question about the workspace, or the request to
+//! The driver first gives the [`Token`] of the workspace. One connection carries one request: a command with its streams, a question about the workspace, or the request to
 //! end it. The stream's own flow control is the protocol's; closing the connection cancels the command. A frame is
 //!
 //! ```text
@@ -13,4 +13,4 @@ mod codec;
 mod message;
 
 pub use codec::{FRAME_MAX, FrameCodec, FrameError};
-pub use message::{AgentMessage, AgentStatus, ClientMessage, Failure};
+pub use message::{AgentMessage, AgentStatus, ClientMessage, Failure, Token};

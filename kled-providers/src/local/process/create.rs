@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use kled_core::agent::Token;
 use kled_core::provider::{Progress, Severity, StepCount};
 use kled_core::workspace::{Checkout, Decision, Operation, Workspace, WorkspaceSpec};
 use kled_core::{Error, ErrorKind, Result, WorkspaceId, WorkspaceName};
@@ -185,6 +186,8 @@ impl ProcessProvider {
             working_directory,
             environment,
             idle_timeout: record.spec.idle_timeout,
+            // Two random identities: 244 random bits.
+            token: Token::new(format!("{}{}", WorkspaceId::random(), WorkspaceId::random())),
         };
         let expires = record.spec.time_to_live.and_then(|lifetime| record.created.checked_add(lifetime).ok());
         let limits = record.spec.resources.clone();

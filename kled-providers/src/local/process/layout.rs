@@ -9,7 +9,8 @@
 //!                     /home/          the home folder of its commands
 //!                     /tmp/           their temporary folder
 //!                     /logs/          log.jsonl, events.jsonl
-//!                     /run/           what is true while it runs: supervisor.lock, run.json, agent.sock; stop.json
+//!                     /run/           what is true while it runs: supervisor.lock, run.json, token.json, agent.sock;
+//!                                 stop.json
 //! ROOT/trash/NAME.…/                  a workspace that is being deleted
 //! ```
 //!
@@ -122,6 +123,11 @@ impl Folder {
 
     pub(crate) fn run(&self) -> PathBuf {
         self.0.join("run")
+    }
+
+    /// Whoever can read it may have commands run; see [`kled_core::agent::Token`].
+    pub(crate) fn token(&self) -> PathBuf {
+        self.run().join("token.json")
     }
 
     pub(crate) fn supervisor_lock(&self) -> PathBuf {

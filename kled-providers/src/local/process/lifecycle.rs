@@ -56,7 +56,7 @@ impl ProcessProvider {
         self.0.faults.at(Operation::Stop, "shut down").await?;
         let folder = self.0.root.folder(name);
         let asked = tokio::time::timeout(grace + END_LIMIT, async {
-            socket::shut_down(&folder.run(), grace).await?;
+            socket::shut_down(&folder, grace).await?;
             self.until_unsupervised(name).await
         })
         .await;

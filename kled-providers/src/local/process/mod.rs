@@ -172,7 +172,7 @@ impl ProcessProvider {
         }
         command.environment.0.extend(asked);
         self.0.faults.at(Operation::Exec, "start").await?;
-        session::start(&self.0.root.folder(name).run(), command).await
+        session::start(&self.0.root.folder(name), command).await
     }
 
     /// True when nothing more will be written to the logs of a run: for those who follow them.

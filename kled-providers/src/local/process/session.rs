@@ -1,7 +1,6 @@
 //! The client's side of a command.
 
 use std::io;
-use std::path::Path;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,15 +16,16 @@ use tokio::task::JoinHandle;
 use tokio_util::io::{CopyToBytes, SinkWriter, StreamReader};
 use tokio_util::sync::PollSender;
 
+use super::layout::Folder;
 use super::socket::{self, Connection};
 
 /// Chunks of one stream that wait to be read or written.
 const QUEUE: usize = 16;
 
-/// Starts a command in the workspace whose socket is in `folder`.
-pub(crate) async fn start(folder: &Path, command: Command) -> Result<ExecSession> {
+/// Starts a command in a workspace.
+pub(crate) async fn start(workspace: &Folder, command: Command) -> Result<ExecSession> {
     let (piped, detached) = (command.stdin == StandardInput::Piped, command.detached);
-    let mut connection = socket::connect(folder).await?;
+    let mut connection = socket::connect(workspace).await?;
     connection.send(ClientMessage::Exec(command)).await?;
     match connection.next().await {
         Some(Ok(AgentMessage::Started { .. })) => {}

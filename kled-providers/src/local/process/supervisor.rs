@@ -146,7 +146,8 @@ impl Supervisor {
 
     /// Runs the process inside until it ends. `None` when it never became ready and that was said.
     async fn serve(&self, group: &Group, conditions: Vec<Condition>) -> Result<Option<StopReason>> {
-        let listener = socket::listen(&self.folder.run())?;
+        write_json(&self.folder.token(), &self.assignment.serve.token)?;
+        let listener = socket::listen(&self.folder)?;
         let mut child = self.spawn(listener, group)?;
         let output = child.stdout.take();
         let Some(output) = output else {
@@ -247,7 +248,7 @@ impl Supervisor {
         }
         if announced.is_some() && child.id().is_some() {
             // What does not answer is killed below.
-            let _unanswered = socket::shut_down(&self.folder.run(), GRACE_PERIOD).await;
+            let _unanswered = socket::shut_down(&self.folder, GRACE_PERIOD).await;
         }
         end(child).await;
         announced

@@ -269,7 +269,10 @@ async fn forward_input(
                     signal_group(process, signal);
                     continue;
                 }
-                ClientMessage::Exec(_) | ClientMessage::Status | ClientMessage::Shutdown { .. } => return,
+                ClientMessage::Authenticate(_)
+                | ClientMessage::Exec(_)
+                | ClientMessage::Status
+                | ClientMessage::Shutdown { .. } => return,
             };
             if let Some(sender) = &sender {
                 waiting.store(true, Ordering::Relaxed);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
-use kled_core::agent::{AgentMessage, ClientMessage, Failure, FrameCodec};
+use kled_core::agent::{AgentMessage, ClientMessage, Failure, FrameCodec, Token};
 use kled_core::provider::{LogLine, Variables};
 use kled_core::workspace::StopReason;
 use kled_core::{Error, ErrorKind, Result, WorkspaceId, WorkspaceName};
@@ -51,6 +51,8 @@ pub(crate) struct Configuration {
     /// What every command has in its environment.
     pub(crate) environment: Variables,
     pub(crate) idle_timeout: Option<Duration>,
+    /// What a client has to say first.
+    pub(crate) token: Token,
 }
 
 /// What the process inside tells the supervisor.
@@ -158,9 +160,13 @@ async fn accept(
 
 async fn answer(stream: UnixStream, commands: &Arc<Commands>) {
     let mut connection = Framed::new(stream, FrameCodec::new());
-    let request = tokio::time::timeout(REQUEST_LIMIT, connection.next()).await;
-    let Ok(Some(Ok(request))) = request else { return };
+    let asked = async { Some((connection.next().await?.ok()?, connection.next().await?.ok()?)) };
+    let Ok(Some((first, request))) = tokio::time::timeout(REQUEST_LIMIT, asked).await else { return };
+    let known = ClientMessage::Authenticate(commands.configuration.token.clone());
     let result = match request {
+        _ if first != known => {
+            Err(Error::new(ErrorKind::PermissionDenied, "the token of the workspace is wrong"))
+        }
         ClientMessage::Exec(command) if command.detached => detached::start(commands, &command),
         ClientMessage::Exec(command) => {
             command::run(commands, &command, connection).await;
