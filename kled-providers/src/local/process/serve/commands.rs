@@ -95,11 +95,7 @@ impl Commands {
             ended = end.wait_for(Option::is_some) => {
                 ended.ok().and_then(|reason| reason.clone()).unwrap_or(StopReason::Requested)
             }
-            () = self.idle_for_too_long() => {
-                log(LogStream::Supervisor, None, "idle for as long as its idle timeout: stopping".into());
-                self.end_all(Duration::from_secs(1)).await;
-                StopReason::Idle
-            }
+            () = self.idle_for_too_long() => StopReason::Idle,
         }
     }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
 use kled_core::agent::{AgentMessage, ClientMessage, Failure, FrameCodec, Token};
-use kled_core::provider::{LogLine, Variables};
+use kled_core::provider::{LogLine, LogStream, Variables};
 use kled_core::workspace::StopReason;
 use kled_core::{Error, ErrorKind, Result, WorkspaceId, WorkspaceName};
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,9 @@ pub(crate) const WORKSPACE_ID: &str = "KLED_WORKSPACE_ID";
 
 /// How long a client may take to say what it wants.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+
+/// Between two attempts to accept a connection when that fails.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How many connections are served at once; more wait in the socket's queue.
 const CONNECTIONS_MAX: usize = 256;
@@ -138,13 +141,15 @@ async fn run(configuration: Configuration, listener: StdListener) -> std::io::Re
                 });
             },
             reason = commands.ending() => break reason,
-            _ = terminate.recv() => {
-                commands.end_all(Duration::from_secs(1)).await;
-                break StopReason::Requested;
-            }
+            _ = terminate.recv() => break StopReason::Requested,
             _ = child_ended.recv() => commands.reap_orphans(),
         }
     };
+    if reason == StopReason::Idle {
+        commands::log(LogStream::Supervisor, None, "idle for as long as its idle timeout: stopping".into());
+    }
+    // Who asked for the end has waited for this already; then there is nothing left to end.
+    commands.end_all(Duration::from_secs(1)).await;
     report(&Report::Ending { reason });
     Ok(())
 }
@@ -154,8 +159,14 @@ async fn accept(
     places: &Arc<tokio::sync::Semaphore>,
 ) -> Option<(UnixStream, tokio::sync::OwnedSemaphorePermit)> {
     let place = Arc::clone(places).acquire_owned().await.ok()?;
-    let (stream, _) = listener.accept().await.ok()?;
-    Some((stream, place))
+    match listener.accept().await {
+        Ok((stream, _)) => Some((stream, place)),
+        Err(_) => {
+            // Out of descriptors, say: asked again at once it would fail again.
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            None
+        }
+    }
 }
 
 async fn answer(stream: UnixStream, commands: &Arc<Commands>) {
