@@ -66,8 +66,8 @@ use crate::{ProviderName, Result, WorkspaceName};
 /// 1. **Complete.** Create, delete, start, stop, status, list, and a way to run commands and to move bytes (the three
 ///    streams of [`exec`](Self::exec)). Each method is the full form; short forms are in [`ProviderExt`].
 /// 2. **Idempotent.** The same create again gives the same workspace; another spec under the same name is
-///    [`Conflict`](crate::ErrorKind::Conflict), never a silent reuse; only a create that failed before it made anything
-///    may give its name to another spec. Deleting what is gone, stopping what is stopped and starting what is started
+///    [`Conflict`](crate::ErrorKind::Conflict), never a silent reuse; only a create that failed because its repository
+///    or revision does not exist may give its name to another spec. Deleting what is gone, stopping what is stopped and starting what is started
 ///    are successes.
 /// 3. **Nothing leaks.** Everything is marked before or while it is made, so a create that was cut short at any step
 ///    is finished by the next create or removed by delete: no orphan and no duplicate.

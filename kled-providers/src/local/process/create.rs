@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kled_core::agent::Token;
+use kled_core::agent::{Failure, Token};
 use kled_core::provider::{Progress, Severity, StepCount};
 use kled_core::workspace::{Checkout, Decision, Operation, Workspace, WorkspaceSpec};
 use kled_core::{Error, ErrorKind, Result, WorkspaceId, WorkspaceName};
@@ -201,12 +201,19 @@ enum Attempted {
     Gone,
 }
 
-/// True for a create that failed before it had any files, when another spec asks for its name: whoever corrects a
-/// misspelt branch need not delete what never was. One that was killed keeps its name, for its own create to finish.
+/// True for a create that failed because what it asked for does not exist, when another spec asks for its name: whoever
+/// corrects a misspelt branch need not delete what never was. One that was killed, or failed for a passing reason, keeps
+/// its name, for its own create to finish.
 fn gives_way(record: &Record, spec: &WorkspaceSpec, folder: &Folder) -> Result<bool> {
-    let failed =
-        matches!(&record.phase, Phase::Creating { failure: Some(_), .. }) && record.checkout.is_none();
-    if !failed || record.spec == *spec {
+    let kind = match &record.phase {
+        Phase::Creating { failure: Some(failure), .. } => failure.kind,
+        _ => return Ok(false),
+    };
+    let never_was = matches!(
+        kind,
+        ErrorKind::RepositoryNotFound | ErrorKind::RevisionNotFound | ErrorKind::Unauthenticated
+    );
+    if !never_was || record.checkout.is_some() || record.spec == *spec {
         return Ok(false);
     }
     // Somebody may be trying again just now.
@@ -283,7 +290,7 @@ impl Attempt<'_> {
     /// Keeps the reason of a failure for `status`. That it cannot be kept must not hide the failure itself.
     async fn remember(&mut self, error: &Error) {
         if let Phase::Creating { failure, .. } = &mut self.record.phase {
-            *failure = Some(error.to_string());
+            *failure = Some(Failure { kind: error.kind(), message: error.to_string() });
         }
         if let Err(second) = self.store().await {
             tracing::debug!(error = %second, "cannot keep the reason of a failure");

@@ -1,6 +1,7 @@
 //! What is stored of a workspace, and the status that follows from it and from what is observed. Pure.
 
 use jiff::Timestamp;
+use kled_core::agent::Failure;
 use kled_core::workspace::{Checkout, Condition, StopReason, Workspace, WorkspaceSpec, WorkspaceStatus};
 use kled_core::{ProviderName, WorkspaceId, WorkspaceName};
 use serde::{Deserialize, Serialize};
@@ -28,7 +29,7 @@ pub(crate) enum Phase {
         step: String,
         /// The failure that ended the last attempt.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        failure: Option<String>,
+        failure: Option<Failure>,
     },
     Ready,
 }
@@ -79,7 +80,8 @@ impl Record {
                 WorkspaceStatus::Creating { step: step.clone() }
             }
             Phase::Creating { step, failure } => {
-                WorkspaceStatus::Interrupted { step: step.clone(), message: failure.clone() }
+                let message = failure.as_ref().map(|failure| failure.message.clone());
+                WorkspaceStatus::Interrupted { step: step.clone(), message }
             }
             Phase::Ready => match observed.running() {
                 Some(run) => WorkspaceStatus::Running { since: run.since },
