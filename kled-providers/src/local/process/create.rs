@@ -298,8 +298,8 @@ impl Attempt<'_> {
         let name = &self.record.name;
         let event =
             journal::event(name, Operation::Create, Severity::Warning, "CreateFailed", error.to_string());
+        // Not reported: whoever waits gets the error itself.
         journal::append(&self.folder.events(), &event);
-        self.progress.report(event);
     }
 
     /// Clones into a folder beside and renames it when it is whole, so a checkout that is there is whole.
