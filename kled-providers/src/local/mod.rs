@@ -17,6 +17,7 @@ mod checkout;
 #[cfg(feature = "local-container")]
 pub mod container;
 mod engine;
+mod proc;
 mod process;
 mod secrets;
 

@@ -76,7 +76,7 @@ pub(super) struct Surroundings {
     pub(super) protocols: &'static str,
     pub(super) report: Report,
     pub(super) inherited: Option<Arc<File>>,
-    pub(super) marker: Option<(&'static str, String)>,
+    pub(super) owner: Option<String>,
 }
 
 impl Surroundings {
@@ -87,7 +87,7 @@ impl Surroundings {
             command.env_remove(variable);
         }
         command
-            .envs(self.marker.as_ref().map(|(name, value)| (name, value)))
+            .envs(self.owner.as_ref().map(|owner| (super::OWNER, owner)))
             // Messages are told apart by their English text.
             .env("LC_ALL", "C")
             .env("GIT_TERMINAL_PROMPT", "0")

@@ -24,13 +24,18 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kled_core::workspace::{CommitId, History, Repository, Revision, Source};
 use kled_core::{Error, ErrorKind, Result};
 
+use super::proc;
 use failure::{GitMessages, classify, located, storage_full};
 use git::{Outcome, Surroundings};
 use redact::redact;
+
+/// The environment variable that names the owner of a checkout.
+const OWNER: &str = "KLED_CHECKOUT";
 
 /// Where lines of progress for people go.
 pub(crate) type Report = Arc<dyn Fn(&str) + Send + Sync>;
@@ -44,14 +49,14 @@ pub(crate) struct CheckoutOptions {
     /// of them has ended, even if this process is killed. A credential helper that stays in the background
     /// (`git-credential-cache`) keeps it too; unlocking it explicitly ends the lock for all.
     pub(crate) inherited: Option<Arc<File>>,
-    /// An environment variable of git and all that it starts, by which they are found again if this process is killed:
-    /// the death of the process ends git itself, not what git started.
-    pub(crate) marker: Option<(&'static str, String)>,
+    /// Whose checkout it is. git and all that it starts carry it, and are found by it if this process is killed
+    /// ([`end_left_behind`]): the death of the process ends git itself, not what git started.
+    pub(crate) owner: Option<String>,
 }
 
 impl Default for CheckoutOptions {
     fn default() -> Self {
-        Self { report: Arc::new(|_| {}), inherited: None, marker: None }
+        Self { report: Arc::new(|_| {}), inherited: None, owner: None }
     }
 }
 
@@ -67,7 +72,7 @@ pub(crate) struct CheckedOut {
 /// git is started inside the folder; if the folder is removed meanwhile, git fails. Dropping the future kills git and
 /// what it started. The death of this process kills git itself, on Linux; what git has started then ends when it next
 /// needs git, and until then may write, and even make the folder anew by its path. Who cleans up after a killed process
-/// ends these first, by `marker` or by waiting for `inherited`. The folder's content is undefined after any failure, and
+/// ends these first ([`end_left_behind`]) or waits for `inherited`. The folder's content is undefined after any failure, and
 /// is not removed here.
 ///
 /// # Errors
@@ -93,7 +98,7 @@ pub(crate) async fn checkout(
         protocols: if local { "http:https:ssh:git:file" } else { "http:https:ssh:git" },
         report: Arc::clone(&options.report),
         inherited: options.inherited.clone(),
-        marker: options.marker.clone(),
+        owner: options.owner.clone(),
     };
     let address = address(&source.repository).map_err(|cause| {
         located(Error::new(ErrorKind::RepositoryNotFound, "the path cannot be made absolute"), source)
@@ -101,6 +106,18 @@ pub(crate) async fn checkout(
     })?;
     let checkout = Checkout { source, directory, address, surroundings };
     checkout.run().await.map_err(|error| error.during("checkout"))
+}
+
+/// Kills what a checkout of `owner` into `folder`, or a folder in it, left running when its caller was killed. What it
+/// left running elsewhere, a credential cache of the user, goes on. Says whether nothing is left.
+pub(crate) async fn end_left_behind(owner: &str, folder: &Path, limit: Duration) -> bool {
+    // The kernel shows the folders of processes without links.
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    let left = || {
+        let marked = proc::with_variable(OWNER, owner);
+        marked.into_iter().filter(|process| proc::is_in(*process, &folder)).collect()
+    };
+    proc::kill_all(limit, left).await
 }
 
 /// What git is told to clone. `%` is the only character of a path that git reads differently in a URL.

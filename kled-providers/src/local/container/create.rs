@@ -292,7 +292,7 @@ impl Context {
         let options = CheckoutOptions {
             report: Arc::new(move |line| lines.say("Cloning", line)),
             inherited: Some(turn.file()),
-            ..CheckoutOptions::default()
+            owner: Some(marks.id.to_string()),
         };
         Ok(checkout(&marks.spec.source, folder, &options).await?.commit)
     }

@@ -12,6 +12,7 @@ use super::lifecycle::POLL;
 use super::marks::{identity, object_name, of_workspace};
 use super::state::Observation;
 use super::{Context, Reporter};
+use crate::local::checkout::end_left_behind;
 
 /// How long a create that was overtaken may take to notice and to clear its folder away. It looks several times in a
 /// second; beyond this time it hangs, and clears its folder when it ends.
@@ -38,13 +39,18 @@ impl Context {
     pub(super) async fn delete(&self, name: &WorkspaceName, reporter: &Reporter) -> Result<Deletion> {
         self.faults.at(Operation::Delete, "look").await?;
         let observation = self.observe(name).await?;
+        let doomed = Doomed::all(&observation);
         let mut deletion = Deletion { existed: !observation.is_nothing(), removed: Vec::new() };
         if deletion.existed {
             reporter.say("Deleting", "removing the container and its volumes");
             self.faults.at(Operation::Delete, "remove").await?;
-            self.remove(name, &Doomed::all(&observation), &mut deletion.removed).await?;
+            self.remove(name, &doomed, &mut deletion.removed).await?;
         }
         self.faults.at(Operation::Delete, "folder").await?;
+        for id in &doomed.0 {
+            // What is not killed in this time holds the turn, which is waited for below.
+            let _all_ended = end_left_behind(id, self.under_way.folder(), CREATE_NOTICES).await;
+        }
         if !self.under_way.is_clean(name)
             && let Some(turn) = self.under_way.take_within(name, CREATE_NOTICES).await?
         {
@@ -52,7 +58,7 @@ impl Context {
         }
         if deletion.existed {
             // What a create had asked the engine for before it noticed.
-            self.remove(name, &Doomed::all(&observation), &mut deletion.removed).await?;
+            self.remove(name, &doomed, &mut deletion.removed).await?;
             reporter.say("Deleted", "the workspace and its data are gone");
         }
         Ok(deletion)

@@ -37,6 +37,11 @@ impl UnderWay {
         Self { folder: state_root.join(address.chars().map(plain).collect::<String>()) }
     }
 
+    /// Where the checkouts are.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     fn lock_path(&self, name: &WorkspaceName) -> PathBuf {
         self.folder.join(format!("{name}.lock"))
     }

@@ -362,8 +362,8 @@ impl Attempt<'_> {
                 line.to_owned(),
             ));
         };
-        let marker = Some((removal::CHECKOUT, self.record.id.to_string()));
-        CheckoutOptions { report: Arc::new(report), marker, ..CheckoutOptions::default() }
+        let owner = Some(self.record.id.to_string());
+        CheckoutOptions { report: Arc::new(report), owner, ..CheckoutOptions::default() }
     }
 
     async fn until_deleted(&self) {

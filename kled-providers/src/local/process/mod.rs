@@ -13,7 +13,6 @@ mod journal;
 mod launch;
 mod layout;
 mod lifecycle;
-mod proc;
 mod record;
 mod removal;
 mod sandbox;
@@ -190,7 +189,7 @@ fn observe(folder: &Folder) -> Result<Option<(Record, Observed)>> {
     let Some(record) = read_json::<Record>(&folder.record())? else { return Ok(None) };
     let run = read_json(&folder.run_record())?;
     let stop = read_json(&folder.stop_record())?;
-    Ok(Some((record, Observed { operation, supervised, run, stop, boot: proc::boot() })))
+    Ok(Some((record, Observed { operation, supervised, run, stop, boot: crate::local::proc::boot() })))
 }
 
 fn capabilities(hierarchy: &Hierarchy) -> Capabilities {

@@ -6,7 +6,7 @@ use kled_core::workspace::{Checkout, Condition, StopReason, Workspace, Workspace
 use kled_core::{ProviderName, WorkspaceId, WorkspaceName};
 use serde::{Deserialize, Serialize};
 
-use super::proc::ProcessId;
+use crate::local::proc::ProcessId;
 
 /// `record.json`: what was asked for and how far creation came.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -7,12 +7,10 @@ use rustix::process::Signal;
 
 use super::cgroup::{Group, Hierarchy};
 use super::layout::{Folder, Lock, Root, blocking, create_private, file_error, read_json, remove_folder};
-use super::proc::{self, ProcessId};
 use super::record::Record;
 use super::serve::WORKSPACE_ID;
-
-/// The environment variable by which what a clone has started is found after its creator was killed.
-pub(crate) const CHECKOUT: &str = "KLED_CHECKOUT";
+use crate::local::checkout::end_left_behind;
+use crate::local::proc::{self, ProcessId};
 
 /// How long killed processes may take to end, and their files to be closed.
 const KILL_LIMIT: Duration = Duration::from_secs(20);
@@ -83,15 +81,12 @@ pub(crate) fn remove_remade(root: &Root, name: &WorkspaceName) -> Result<()> {
     })
 }
 
-/// Kills what a clone into `folder` left running when its creator was killed. What it left running elsewhere, a
-/// credential cache of the user, goes on.
+/// Ends a clone whose creator was killed.
 pub(crate) async fn end_checkout(folder: &Folder, id: WorkspaceId) -> Result<()> {
-    let id = id.to_string();
-    let left = || {
-        let marked = proc::with_variable(CHECKOUT, &id);
-        marked.into_iter().filter(|process| proc::is_in(*process, folder.path())).collect()
-    };
-    if proc::kill_all(KILL_LIMIT, left).await { Ok(()) } else { Err(Error::timeout("kill", KILL_LIMIT)) }
+    if end_left_behind(&id.to_string(), folder.path(), KILL_LIMIT).await {
+        return Ok(());
+    }
+    Err(Error::timeout("kill", KILL_LIMIT).with("folder", folder.path().display()))
 }
 
 /// Ends a run, if there is one: its supervisor, and every process of the workspace, also of one whose supervisor was

@@ -23,11 +23,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::cgroup::{Group, Hierarchy, not_limited};
 use super::journal;
 use super::layout::{Folder, Lock, file_error, remove_file, write_json};
-use super::proc::{self, ProcessId};
 use super::record::{Run, Stop};
 use super::removal;
 use super::serve::{CONFIGURATION, Configuration, Report};
 use super::socket;
+use crate::local::proc::{self, ProcessId};
 
 /// A look at the lock by somebody else takes it for a moment; the wait for such looks to pass.
 const LOCK_LIMIT: Duration = Duration::from_secs(2);

@@ -19,9 +19,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::process::Child;
 use tokio::sync::mpsc;
 
-use super::super::proc;
 use super::Connection;
 use super::commands::Commands;
+use crate::local::proc;
 
 /// The environment variable by which the processes that a command started are found.
 const COMMAND: &str = "KLED_COMMAND";

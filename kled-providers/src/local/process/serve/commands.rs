@@ -12,8 +12,8 @@ use rustix::process::{Pid, Signal, WaitOptions};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::super::proc;
 use super::{Configuration, Report, report};
+use crate::local::proc;
 
 /// How long killed processes may take to end.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
