@@ -111,7 +111,7 @@ impl Kills {
             let changed = self.exec(&["git", "status", "--porcelain"])?;
             ensure!(changed.is_empty(), "files are missing: {changed}");
         }
-        let count: usize = self.exec(&["sh", "-c", "find . -name 'file-*.txt' | wc -l"])?.trim().parse()?;
+        let count: usize = self.exec(&["sh", "-c", "find source -name '*.txt' | wc -l"])?.trim().parse()?;
         ensure!(count == self.place.files, "{count} files instead of {}", self.place.files);
         self.removed_by_delete()
     }

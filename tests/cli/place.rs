@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
+use kled_tests::workspaces;
 
 /// The variable that makes this test binary the program.
 pub(crate) const AS_PROGRAM: &str = "KLED_TESTS_AS_PROGRAM";
@@ -32,27 +33,8 @@ impl Place {
 
     fn new(container: Option<(PathBuf, &'static str)>, files: usize) -> Result<Self> {
         let place = Self { folder: tempfile::tempdir()?, container, files };
-        let repository = place.repository();
-        for folder in 0..files / 100 {
-            let folder = repository.join(format!("folder-{folder}"));
-            fs::create_dir_all(&folder)?;
-            for file in 0..100 {
-                fs::write(
-                    folder.join(format!("file-{file}.txt")),
-                    format!("{}: {file}\n", folder.display()).repeat(40),
-                )?;
-            }
-        }
+        workspaces::repository(&place.repository(), files)?;
         fs::create_dir_all(place.folder.path().join("home"))?;
-        for line in ["init --quiet --initial-branch main", "add .", "commit --quiet --message first"] {
-            let status = Command::new("git")
-                .args(["-c", "user.name=Test", "-c", "user.email=test@example.com"])
-                .args(line.split(' '))
-                .current_dir(&repository)
-                .env("GIT_CONFIG_GLOBAL", "/dev/null")
-                .status()?;
-            ensure!(status.success(), "git {line}");
-        }
         Ok(place)
     }
 

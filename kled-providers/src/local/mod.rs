@@ -21,6 +21,8 @@ mod proc;
 mod process;
 mod secrets;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -122,6 +124,18 @@ impl LocalProvider {
             .with("workspace", name)
             .hint("choose another name, or delete the workspace first"))
     }
+}
+
+/// Ends a call in time and names the operation and the workspace in its error.
+async fn within<T>(
+    operation: Operation,
+    name: &WorkspaceName,
+    timeout: Duration,
+    call: impl Future<Output = Result<T>> + Send,
+) -> Result<T> {
+    let limited = tokio::time::timeout(timeout, call);
+    let result = limited.await.unwrap_or_else(|_| Err(Error::timeout(operation.as_str(), timeout)));
+    result.map_err(|error| error.during(operation.as_str()).with("workspace", name))
 }
 
 /// An image needs a container; all else is a process unless it asks for one.

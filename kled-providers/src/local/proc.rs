@@ -64,7 +64,8 @@ fn every_process() -> impl Iterator<Item = u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-fn send(number: u32, signal: Signal) {
+/// Sends a signal to whatever has this number now.
+pub(crate) fn send(number: u32, signal: Signal) {
     let process = i32::try_from(number).ok().and_then(Pid::from_raw);
     if let Some(process) = process {
         // A process that is gone meanwhile is what the signal was for.

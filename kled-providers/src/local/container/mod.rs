@@ -39,7 +39,6 @@ mod upload;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -57,6 +56,8 @@ use kled_core::{Error, ErrorKind, ProviderName, Result, WorkspaceName};
 pub use builder::ContainerProviderBuilder;
 use engine::Engine;
 use under_way::UnderWay;
+
+use super::within;
 
 /// True when an engine is named in the environment or has one of the usual sockets.
 pub(super) fn is_expected() -> bool {
@@ -118,18 +119,6 @@ impl fmt::Debug for ContainerProvider {
             .field("engine", &self.0.engine.address)
             .finish_non_exhaustive()
     }
-}
-
-/// Ends a call in time and names the operation and the workspace in its error.
-async fn within<T>(
-    operation: Operation,
-    name: &WorkspaceName,
-    timeout: Duration,
-    call: impl Future<Output = Result<T>> + Send,
-) -> Result<T> {
-    let limited = tokio::time::timeout(timeout, call);
-    let result = limited.await.unwrap_or_else(|_| Err(Error::timeout(operation.as_str(), timeout)));
-    result.map_err(|error| error.during(operation.as_str()).with("workspace", name))
 }
 
 /// Tells the progress of one operation.

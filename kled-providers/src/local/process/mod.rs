@@ -23,7 +23,6 @@ mod supervisor;
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -39,6 +38,7 @@ use kled_core::{Error, ProviderName, Result, WorkspaceName};
 
 pub use launch::SupervisorProgram;
 
+use super::within;
 use cgroup::Hierarchy;
 use layout::{Folder, Lock, Root, blocking, read_json};
 use record::{Observed, Record};
@@ -93,20 +93,6 @@ impl ProcessProvider {
             preferred: settings.sandbox,
             capabilities,
         }))
-    }
-
-    async fn within<T>(
-        &self,
-        operation: Operation,
-        timeout: Duration,
-        name: &WorkspaceName,
-        call: impl Future<Output = Result<T>> + Send,
-    ) -> Result<T> {
-        match tokio::time::timeout(timeout, call).await {
-            Ok(result) => result,
-            Err(_) => Err(Error::timeout(operation.as_str(), timeout)),
-        }
-        .map_err(|error| error.during(operation.as_str()).with("workspace", name))
     }
 
     /// The record of a workspace and what is observed of it. `None` when there is no such workspace.
@@ -236,24 +222,24 @@ impl Provider for ProcessProvider {
         options: CreateOptions,
     ) -> Result<Workspace> {
         let timeout = options.timeout;
-        self.within(Operation::Create, timeout, name, self.create(name, spec, options.progress)).await
+        within(Operation::Create, name, timeout, self.create(name, spec, options.progress)).await
     }
 
     async fn delete_workspace(&self, name: &WorkspaceName, options: DeleteOptions) -> Result<Deletion> {
-        self.within(Operation::Delete, options.timeout, name, self.delete(name, &options.progress)).await
+        within(Operation::Delete, name, options.timeout, self.delete(name, &options.progress)).await
     }
 
     async fn start_workspace(&self, name: &WorkspaceName, options: StartOptions) -> Result<Workspace> {
-        self.within(Operation::Start, options.timeout, name, self.start(name, &options.progress)).await
+        within(Operation::Start, name, options.timeout, self.start(name, &options.progress)).await
     }
 
     async fn stop_workspace(&self, name: &WorkspaceName, options: StopOptions) -> Result<Workspace> {
         let stop = self.stop(name, options.grace_period, &options.progress);
-        self.within(Operation::Stop, options.timeout, name, stop).await
+        within(Operation::Stop, name, options.timeout, stop).await
     }
 
     async fn workspace_status(&self, name: &WorkspaceName, options: StatusOptions) -> Result<Workspace> {
-        self.within(Operation::Status, options.timeout, name, self.status(name)).await
+        within(Operation::Status, name, options.timeout, self.status(name)).await
     }
 
     fn list_workspaces(&self, options: ListOptions) -> BoxStream<'static, Result<Workspace>> {
@@ -270,7 +256,7 @@ impl Provider for ProcessProvider {
 
     async fn exec(&self, name: &WorkspaceName, request: ExecRequest) -> Result<ExecSession> {
         let timeout = request.start_timeout;
-        self.within(Operation::Exec, timeout, name, self.start_command(name, request)).await
+        within(Operation::Exec, name, timeout, self.start_command(name, request)).await
     }
 
     async fn workspace_logs(
@@ -286,7 +272,7 @@ impl Provider for ProcessProvider {
             let ended = move || Self::run_ended(&folder);
             journal::read(log, options.tail, options.follow.then_some(ended)).await
         };
-        self.within(Operation::Logs, options.timeout, name, read).await
+        within(Operation::Logs, name, options.timeout, read).await
     }
 
     async fn workspace_events(
@@ -302,6 +288,6 @@ impl Provider for ProcessProvider {
             let ended = move || !folder.record().exists();
             journal::read(events, None, options.follow.then_some(ended)).await
         };
-        self.within(Operation::Events, options.timeout, name, read).await
+        within(Operation::Events, name, options.timeout, read).await
     }
 }

@@ -135,7 +135,7 @@ impl Commands {
     pub(super) async fn end_all(&self, grace: Duration) {
         let deadline = Instant::now() + grace;
         for process in self.others() {
-            signal(process, Signal::TERM);
+            proc::send(process, Signal::TERM);
         }
         while !self.others().is_empty() && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -156,13 +156,6 @@ impl Commands {
             // One that somebody else reaped meanwhile is reaped.
             let _reaped = process.map(|process| rustix::process::waitpid(Some(process), WaitOptions::NOHANG));
         }
-    }
-}
-
-pub(super) fn signal(process: u32, signal: Signal) {
-    if let Some(process) = i32::try_from(process).ok().and_then(Pid::from_raw) {
-        // A process that is gone meanwhile needs no signal.
-        let _gone = rustix::process::kill_process(process, signal);
     }
 }
 
