@@ -1,6 +1,7 @@
 //! A real node: pods run, services are found and reached, and nothing of it stays behind.
 
 mod pods;
+mod volumes;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -126,15 +127,16 @@ async fn is_reached_from_the_machine() -> Result<()> {
     namespace.delete().await
 }
 
-async fn start_with_a_pod() -> Result<Cluster> {
+async fn start_with_a_pod_and_a_volume() -> Result<Cluster> {
     let cluster = Cluster::start().await?;
     let namespace = Namespace::create(&cluster, "short-lived").await?;
-    namespace.run("sleeper", BUSYBOX, "sleep 600").await?;
+    volumes::claim(&namespace).await?;
+    namespace.run_spec("sleeper", volumes::spec_with_volume()).await?;
     Ok(cluster)
 }
 
 async fn hold() -> Result<(Cluster, Traces)> {
-    let cluster = start_with_a_pod().await?;
+    let cluster = start_with_a_pod_and_a_volume().await?;
     let traces = cluster.traces()?;
     Ok((cluster, traces))
 }
@@ -175,6 +177,7 @@ fn main() -> ExitCode {
         .case("a pod reaches the API server", reaches_the_api_server_from_a_pod)
         .case("a pod runs an image made here", runs_an_image_of_ones_own)
         .case("a pod's memory is limited", limits_memory)
+        .case("a volume outlives its pod and goes with its claim", || volumes::outlives_its_pod(&CLUSTER))
         .case("kubectl works", answers_kubectl)
         .case("a dropped cluster leaves nothing", leaves_nothing)
         .case("a killed run is swept by the next", is_swept_after_a_kill)

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use k8s_openapi::api::core::v1::ServiceAccount;
-use k8s_openapi::api::core::v1::{self, Pod as PodObject, Service};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{self, Pod as PodObject, Service, ServiceAccount};
 use kled_tests::cluster::Cluster;
 use kled_tests::wait;
-use kube::Api;
 use kube::api::{AttachParams, DeleteParams, LogParams, PostParams};
-use serde_json::json;
+use kube::{Api, Resource};
+use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 
 const RUN_DEADLINE: Duration = Duration::from_secs(90);
@@ -40,22 +40,24 @@ impl Namespace {
         &self.name
     }
 
+    /// Objects of a kind in it.
+    pub(crate) fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), &self.name)
+    }
+
     /// Starts a pod that runs a shell script and waits until it is ready.
     pub(crate) async fn run(&self, name: &str, image: &str, script: &str) -> Result<Pod> {
+        self.run_spec(name, spec(image, script)).await
+    }
+
+    /// Starts a pod of a spec and waits until it is ready.
+    pub(crate) async fn run_spec(&self, name: &str, spec: Value) -> Result<Pod> {
         let pods: Api<PodObject> = Api::namespaced(self.client.clone(), &self.name);
-        let object = serde_json::from_value(json!({
-            "metadata": {"name": name, "labels": {"app": name}},
-            "spec": {
-                "terminationGracePeriodSeconds": 0,
-                "containers": [{
-                    "name": "main",
-                    "image": image,
-                    "imagePullPolicy": "Never",
-                    "command": ["sh", "-c", script],
-                    "resources": {"limits": {"memory": MEMORY_LIMIT.to_string()}},
-                }],
-            },
-        }))?;
+        let metadata = json!({"name": name, "labels": {"app": name}});
+        let object = serde_json::from_value(json!({"metadata": metadata, "spec": spec}))?;
         pods.create(&PostParams::default(), &object).await?;
         let pod = Pod { name: name.to_owned(), pods };
         wait::until(RUN_DEADLINE, "the pod to be ready", async || pod.check_ready().await).await?;
@@ -88,6 +90,20 @@ impl Namespace {
     }
 }
 
+/// The spec of a pod that runs a shell script and ends at once when it is told to.
+pub(crate) fn spec(image: &str, script: &str) -> Value {
+    json!({
+        "terminationGracePeriodSeconds": 0,
+        "containers": [{
+            "name": "main",
+            "image": image,
+            "imagePullPolicy": "Never",
+            "command": ["sh", "-c", script],
+            "resources": {"limits": {"memory": MEMORY_LIMIT.to_string()}},
+        }],
+    })
+}
+
 /// A pod that runs.
 pub(crate) struct Pod {
     name: String,
@@ -113,6 +129,16 @@ impl Pod {
     pub(crate) async fn address(&self) -> Result<String> {
         let status = self.pods.get_status(&self.name).await?.status.context("no status")?;
         status.pod_ip.context("no address")
+    }
+
+    /// Deletes it and waits until it is gone.
+    pub(crate) async fn delete(self) -> Result<()> {
+        self.pods.delete(&self.name, &DeleteParams::default()).await?;
+        wait::until(RUN_DEADLINE, "the pod to be gone", async || {
+            ensure!(self.pods.get_opt(&self.name).await?.is_none(), "it is still there");
+            Ok(())
+        })
+        .await
     }
 
     pub(crate) async fn log(&self) -> Result<String> {

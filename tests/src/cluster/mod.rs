@@ -10,6 +10,7 @@
 mod dns;
 mod node;
 mod shared;
+mod volumes;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,7 @@ use crate::traces::Traces;
 use crate::{kubeconfig, wait};
 
 pub use self::shared::Lender;
+pub use self::volumes::STORAGE_CLASS;
 
 const READY_DEADLINE: Duration = Duration::from_secs(180);
 
@@ -40,7 +42,7 @@ pub const NODE_NAME: &str = "kled-node";
 pub const BUSYBOX: &str = "kled.test/busybox:1";
 
 const PROGRAMS: &str = "etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl coredns \
-    pause containerd ctr runc host-local loopback portmap iptables conntrack busybox";
+    local-path-provisioner pause containerd ctr runc host-local loopback portmap iptables conntrack busybox";
 
 /// A running cluster, or the use of one that another process runs.
 ///
@@ -139,8 +141,15 @@ impl Cluster {
     /// # Errors
     /// When it has ended.
     pub fn traces(&self) -> Result<Traces> {
-        let directory = self.access.kubeconfig.parent().context("a kubeconfig is in a directory")?;
-        Traces::inside(self.node(), directory)
+        Traces::inside(self.node(), self.directory()?)
+    }
+
+    /// The folder on the node that holds one folder for each dynamic volume, `VOLUME_NAMESPACE_CLAIM`.
+    ///
+    /// # Errors
+    /// Never for a cluster that runs.
+    pub fn volumes(&self) -> Result<PathBuf> {
+        Ok(volumes::folder(self.directory()?))
     }
 
     /// Makes an image known to the node, so that pods can name it.
@@ -148,8 +157,11 @@ impl Cluster {
     /// # Errors
     /// When the image cannot be written or imported.
     pub async fn load_image(&self, image: &Image) -> Result<()> {
-        let directory = self.access.kubeconfig.parent().context("a kubeconfig is in a directory")?;
-        node::load_image(directory, &self.access.entrance, image).await
+        node::load_image(self.directory()?, &self.access.entrance, image).await
+    }
+
+    fn directory(&self) -> Result<&Path> {
+        self.access.kubeconfig.parent().context("a kubeconfig is in a directory")
     }
 
     /// Runs `kubectl` with all rights and gives its output.
@@ -179,6 +191,7 @@ impl Access {
 
 impl Owned {
     async fn wait_until_ready(&self, client: &kube::Client) -> Result<()> {
+        volumes::deploy(client).await?;
         dns::deploy(client).await?;
         let nodes: Api<Node> = Api::all(client.clone());
         let accounts: Api<ServiceAccount> = Api::default_namespaced(client.clone());

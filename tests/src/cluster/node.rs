@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
-use super::{BUSYBOX, NODE_NAME, dns, write_json};
+use super::{BUSYBOX, NODE_NAME, dns, volumes, write_json};
 use crate::authority::Subject;
 use crate::control_plane::{ApiServer, SERVICE_RANGE, flag};
 use crate::enclosure::Entrance;
@@ -47,7 +47,7 @@ impl Runtime {
             process::run(command).with_context(|| server.log_tail())
         })
         .await?;
-        for image in [pause_image()?, dns::image()?, Image::busybox(BUSYBOX)?] {
+        for image in [pause_image()?, dns::image()?, Image::busybox(BUSYBOX)?, volumes::image()?] {
             load_image(slot.directory(), entrance, &image).await?;
         }
         Ok(Self(server))
@@ -66,6 +66,7 @@ impl Servers {
             start("kube-scheduler", scheduler(slot, entrance, api)?)?,
             start("kubelet", kubelet(slot, entrance, api)?)?,
             start("kube-proxy", proxy(slot, entrance, api)?)?,
+            start("local-path-provisioner", volumes::command(slot, entrance, api)?)?,
             runtime.0,
         ]))
     }
@@ -162,7 +163,7 @@ fn pause_image() -> Result<Image> {
 }
 
 /// A kubeconfig for one of the cluster's own servers.
-fn identity(slot: &Slot, api: &ApiServer, name: &str, user: &Subject) -> Result<PathBuf> {
+pub(super) fn identity(slot: &Slot, api: &ApiServer, name: &str, user: &Subject) -> Result<PathBuf> {
     let credential = api.authority.issue(name, user)?;
     let path = slot.directory().join(format!("{name}.kubeconfig"));
     kubeconfig::write(&path, &api.url, &api.authority.certificate(), &credential)?;
