@@ -2,6 +2,7 @@
 
 mod pods;
 mod volumes;
+mod workspace;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -178,6 +179,7 @@ fn main() -> ExitCode {
         .case("a pod runs an image made here", runs_an_image_of_ones_own)
         .case("a pod's memory is limited", limits_memory)
         .case("a volume outlives its pod and goes with its claim", || volumes::outlives_its_pod(&CLUSTER))
+        .case("a restricted pod clones a repository", || workspace::clones_in_a_restricted_pod(&CLUSTER))
         .case("kubectl works", answers_kubectl)
         .case("a dropped cluster leaves nothing", leaves_nothing)
         .case("a killed run is swept by the next", is_swept_after_a_kill)

@@ -23,7 +23,7 @@ use kube::Api;
 
 use crate::control_plane::{ApiServer, Site};
 use crate::enclosure::{self, Enclosure, Entrance};
-use crate::image::Image;
+use crate::image::{Image, WORKSPACE};
 use crate::process;
 use crate::programs::{self, Privilege};
 use crate::slot::Slot;
@@ -158,6 +158,24 @@ impl Cluster {
     /// When the image cannot be written or imported.
     pub async fn load_image(&self, image: &Image) -> Result<()> {
         node::load_image(self.directory()?, &self.access.entrance, image).await
+    }
+
+    /// Makes [`Image::workspace`] known to the node as [`WORKSPACE`], unless it is already.
+    ///
+    /// # Errors
+    /// When the image cannot be made or imported.
+    pub async fn load_workspace_image(&self) -> Result<()> {
+        let mut command = self.node().command("ctr")?;
+        command.args(["--namespace", "k8s.io", "images", "list", "--quiet"]);
+        command.arg(format!("name=={WORKSPACE}"));
+        let image = move || match process::run(command)?.trim() {
+            "" => Image::workspace(WORKSPACE).map(Some),
+            _ => Ok(None),
+        };
+        match tokio::task::spawn_blocking(image).await.context("wait for the image to be made")?? {
+            Some(image) => self.load_image(&image).await,
+            None => Ok(()),
+        }
     }
 
     fn directory(&self) -> Result<&Path> {
