@@ -1,5 +1,6 @@
 //! A real node: pods run, services are found and reached, and nothing of it stays behind.
 
+mod exec_faults;
 mod pods;
 mod volumes;
 mod workspace;
@@ -180,6 +181,8 @@ fn main() -> ExitCode {
         .case("a pod's memory is limited", limits_memory)
         .case("a volume outlives its pod and goes with its claim", || volumes::outlives_its_pod(&CLUSTER))
         .case("a restricted pod clones a repository", || workspace::clones_in_a_restricted_pod(&CLUSTER))
+        .case("a proxy passes exec on", || exec_faults::passes_on(&CLUSTER))
+        .case("a proxy cuts exec off in either direction", || exec_faults::cuts(&CLUSTER))
         .case("kubectl works", answers_kubectl)
         .case("a dropped cluster leaves nothing", leaves_nothing)
         .case("a killed run is swept by the next", is_swept_after_a_kill)

@@ -10,7 +10,7 @@ use kled_tests::wait;
 use kube::api::{AttachParams, DeleteParams, LogParams, PostParams};
 use kube::{Api, Resource};
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const RUN_DEADLINE: Duration = Duration::from_secs(90);
 const EXEC_DEADLINE: Duration = Duration::from_secs(30);
@@ -131,6 +131,12 @@ impl Pod {
         status.pod_ip.context("no address")
     }
 
+    /// The same pod by way of another client.
+    pub(crate) fn through(&self, client: kube::Client) -> Self {
+        let namespace = self.pods.namespace().unwrap_or_default();
+        Self { name: self.name.clone(), pods: Api::namespaced(client, namespace) }
+    }
+
     /// Deletes it and waits until it is gone.
     pub(crate) async fn delete(self) -> Result<()> {
         self.pods.delete(&self.name, &DeleteParams::default()).await?;
@@ -147,14 +153,32 @@ impl Pod {
 
     /// Runs a shell script in the pod.
     pub(crate) async fn exec(&self, script: &str) -> Result<Said> {
-        let parameters = AttachParams::default().stdout(true).stderr(true).stdin(false);
+        self.attach(script, None).await
+    }
+
+    /// Runs a shell script in the pod and gives it something to read.
+    pub(crate) async fn send(&self, script: &str, input: &[u8]) -> Result<Said> {
+        self.attach(script, Some(input)).await
+    }
+
+    async fn attach(&self, script: &str, input: Option<&[u8]>) -> Result<Said> {
+        let parameters = AttachParams::default().stdout(true).stderr(true).stdin(input.is_some());
         let said = async {
             let mut process = self.pods.exec(&self.name, ["sh", "-c", script], &parameters).await?;
             let mut output = process.stdout().context("no output")?;
             let mut errors = process.stderr().context("no errors")?;
             let status = process.take_status().context("no status")?;
+            let stdin = process.stdin();
             let mut said = Said { output: String::new(), errors: String::new(), status: None };
+            let send = async {
+                if let (Some(mut stdin), Some(input)) = (stdin, input) {
+                    stdin.write_all(input).await?;
+                    stdin.shutdown().await?;
+                }
+                Ok(())
+            };
             tokio::try_join!(
+                send,
                 output.read_to_string(&mut said.output),
                 errors.read_to_string(&mut said.errors)
             )?;

@@ -174,10 +174,10 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
 /// Hands the request's body on. A backend that has heard enough closes its end, which is no error.
 async fn feed(mut body: Incoming, mut input: ChildStdin) {
     while let Some(Ok(frame)) = body.frame().await {
-        if let Ok(data) = frame.into_data() {
-            if input.write_all(&data).await.is_err() {
-                return;
-            }
+        if let Ok(data) = frame.into_data()
+            && input.write_all(&data).await.is_err()
+        {
+            return;
         }
     }
 }

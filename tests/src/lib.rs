@@ -5,6 +5,7 @@
 //! - [`podman`]: a container engine behind the Docker API.
 //! - [`control_plane`]: an API server and its store, in seconds, many side by side.
 //! - [`cluster`]: a real node with pods, services, DNS, `exec` and logs; one for a whole run.
+//! - [`fault_proxy`]: an API server that fails when it is told to.
 //! - [`git_server`]: repositories over HTTP, for pods and for the machine.
 //! - [`servers`]: fetches, builds and caches the real servers; [`programs`] finds them and says what is missing.
 //! - [`workspaces`] and [`containers`]: repositories, fixtures of the conformance suite, and what is left of a workspace.
@@ -21,6 +22,7 @@ pub mod cluster;
 pub mod containers;
 pub mod control_plane;
 pub mod enclosure;
+pub mod fault_proxy;
 pub mod git_server;
 pub mod image;
 pub mod kubeconfig;
