@@ -177,12 +177,13 @@ impl Pod {
                 }
                 Ok(())
             };
-            tokio::try_join!(
-                send,
-                output.read_to_string(&mut said.output),
-                errors.read_to_string(&mut said.errors)
-            )?;
-            said.status = status.await.and_then(|status| status.status);
+            // A connection that is cut has no status, and its output never ends.
+            let status = async { status.await.context("the connection was cut") };
+            let (read_output, read_errors) =
+                (output.read_to_string(&mut said.output), errors.read_to_string(&mut said.errors));
+            let read = async { Ok(tokio::try_join!(read_output, read_errors)?) };
+            let ((), _, status) = tokio::try_join!(send, read, status)?;
+            said.status = status.status;
             anyhow::Ok(said)
         };
         tokio::time::timeout(EXEC_DEADLINE, said).await.context("exec did not end in time")?

@@ -7,6 +7,7 @@
 //! never meet: the same addresses, names and ports are free for each. The price is one hop: the machine reaches
 //! the API server, pods and services at the enclosure's address ([`Cluster::node`]), not at `127.0.0.1`.
 
+mod breaking;
 mod dns;
 mod node;
 mod shared;
@@ -60,7 +61,7 @@ const PROGRAMS: &str = "etcd kube-apiserver kube-controller-manager kube-schedul
 pub struct Cluster {
     access: Access,
     // None if another process runs it.
-    _owned: Option<Owned>,
+    owned: Option<Owned>,
 }
 
 /// What it takes to use a cluster, from whichever process.
@@ -94,7 +95,7 @@ impl Cluster {
     /// When it cannot be started.
     pub async fn shared() -> Result<Self> {
         match shared::borrow().await? {
-            Some(access) => Ok(Self { access, _owned: None }),
+            Some(access) => Ok(Self { access, owned: None }),
             None => Self::start().await,
         }
     }
@@ -114,7 +115,7 @@ impl Cluster {
         let access = Access { client, kubeconfig: api_server.kubeconfig.clone(), entrance };
         let owned = Owned { node, api_server, _enclosure: enclosure, slot };
         owned.wait_until_ready(&access.client).await.or_else(|error| owned.slot.keep_logs(error))?;
-        Ok(Self { access, _owned: Some(owned) })
+        Ok(Self { access, owned: Some(owned) })
     }
 
     /// A client with all rights.
