@@ -1,5 +1,6 @@
 //! A real node: pods run, services are found and reached, and nothing of it stays behind.
 
+mod breaking;
 mod exec_faults;
 mod pods;
 mod volumes;
@@ -184,6 +185,7 @@ fn main() -> ExitCode {
         .case("a proxy passes exec on", || exec_faults::passes_on(&CLUSTER))
         .case("a proxy cuts exec off in either direction", || exec_faults::cuts(&CLUSTER))
         .case("kubectl works", answers_kubectl)
+        .case("a killed kubelet and a killed API server come back", breaking::comes_back)
         .case("a dropped cluster leaves nothing", leaves_nothing)
         .case("a killed run is swept by the next", is_swept_after_a_kill)
         .after(|| async {
