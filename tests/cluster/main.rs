@@ -2,6 +2,7 @@
 
 mod breaking;
 mod exec_faults;
+mod network_policy;
 mod pods;
 mod volumes;
 mod workspace;
@@ -171,7 +172,7 @@ fn main() -> ExitCode {
     if traces::is_holder() {
         return traces::hold(hold());
     }
-    Suite::new("cluster")
+    let suite = Suite::new("cluster")
         .skip_all_if(Cluster::missing())
         .case("a pod answers exec", answers_exec)
         .case("a pod's logs are read", gives_logs)
@@ -191,6 +192,6 @@ fn main() -> ExitCode {
         .after(|| async {
             CLUSTER.release().await;
             Ok(())
-        })
-        .run()
+        });
+    network_policy::cases(suite, &CLUSTER).run()
 }

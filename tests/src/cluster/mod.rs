@@ -1,4 +1,5 @@
-//! A real Kubernetes cluster of one node: pods run, services answer, `exec` and logs work.
+//! A real Kubernetes cluster of one node: pods run, services answer, `exec` and logs work, volumes are made, and
+//! network policies hold.
 //!
 //! The node and its control plane live in an [`Enclosure`], not in the machine's own namespaces. A kubelet, a
 //! container runtime, CNI plugins and kube-proxy leave mounts, interfaces and iptables rules in many places, and
@@ -9,6 +10,7 @@
 
 mod breaking;
 mod dns;
+mod network_policy;
 mod node;
 mod shared;
 mod volumes;
@@ -43,7 +45,7 @@ pub const NODE_NAME: &str = "kled-node";
 pub const BUSYBOX: &str = "kled.test/busybox:1";
 
 const PROGRAMS: &str = "etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl coredns \
-    local-path-provisioner pause containerd ctr runc host-local loopback portmap iptables conntrack busybox";
+    local-path-provisioner pause containerd ctr runc host-local loopback portmap iptables iptables-restore conntrack busybox";
 
 /// A running cluster, or the use of one that another process runs.
 ///
@@ -73,6 +75,7 @@ struct Access {
 
 /// What it takes to run one. Order matters: the enclosure ends with everything in it before the slot is swept.
 struct Owned {
+    _enforcer: network_policy::Enforcer,
     node: node::Servers,
     api_server: ApiServer,
     _enclosure: Enclosure,
@@ -85,6 +88,12 @@ impl Cluster {
     pub fn missing() -> Option<String> {
         let programs: Vec<&str> = PROGRAMS.split_whitespace().chain(enclosure::PROGRAMS).collect();
         programs::missing(&programs, Privilege::Root)
+    }
+
+    /// Why NetworkPolicies have no effect here, in one line; `None` if they have.
+    #[must_use]
+    pub fn missing_policies() -> Option<String> {
+        network_policy::missing()
     }
 
     /// The cluster that all test binaries of one run share; without the runner, a cluster of one's own.
@@ -113,7 +122,8 @@ impl Cluster {
         let started = start_servers(&slot, &entrance).await;
         let (api_server, client, node) = started.or_else(|error| slot.keep_logs(error))?;
         let access = Access { client, kubeconfig: api_server.kubeconfig.clone(), entrance };
-        let owned = Owned { node, api_server, _enclosure: enclosure, slot };
+        let enforcer = network_policy::Enforcer::start(&slot, &access.entrance, access.client.clone())?;
+        let owned = Owned { _enforcer: enforcer, node, api_server, _enclosure: enclosure, slot };
         owned.wait_until_ready(&access.client).await.or_else(|error| owned.slot.keep_logs(error))?;
         Ok(Self { access, owned: Some(owned) })
     }

@@ -23,7 +23,7 @@ use crate::{kubeconfig, programs, wait};
 const RUNTIME_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Pod addresses. Every cluster has the same ones: they are seen inside its enclosure only.
-const POD_RANGE: &str = "10.244.0.0/24";
+pub(super) const POD_RANGE: &str = "10.244.0.0/24";
 
 /// In the enclosure's own `/run`, where `ctr` and the kubelet look for it by default.
 const RUNTIME_SOCKET: &str = "/run/containerd/containerd.sock";
