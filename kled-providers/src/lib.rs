@@ -4,9 +4,12 @@
 //! |---|---|
 //! | `local` | [`local`]: sandboxed processes on this machine; needs nothing installed but git |
 //! | `local-container` | adds containers of Docker or Podman to `local` |
+//! | `image` | no backend, but what they need: [`image`], our own container images without a container engine |
 //!
 //! No feature is on by default: a service pays for the backends that it names.
 
+#[cfg(feature = "image")]
+pub mod image;
 #[cfg(all(feature = "local", unix))]
 pub mod local;
 
