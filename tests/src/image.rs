@@ -23,6 +23,12 @@ const BUSYBOX_COMMANDS: &str = "sh cat cp mv rm ls ln mkdir rmdir touch chmod ch
 #[derive(Clone, Debug)]
 pub struct Image(kled_providers::image::Image);
 
+impl From<kled_providers::image::Image> for Image {
+    fn from(image: kled_providers::image::Image) -> Self {
+        Self(image)
+    }
+}
+
 impl Image {
     /// An image with nothing in it, under its full name (`registry.k8s.io/pause:3.10`).
     pub fn new(name: impl Into<String>) -> Self {
