@@ -8,7 +8,6 @@
 //! |---|---|
 //! | [`workspace`] | what is asked for, where the files come from, the state machine |
 //! | [`provider`] | the trait, its options, events, commands, wrappers, registry, the in-memory reference |
-//! | [`agent`] | the protocol between a workspace and whoever drives it |
 //! | [`ports`] | what the outside must offer: sources of secrets |
 //!
 //! What it refuses to do: it has no HTTP, TLS or Kubernetes in its dependency tree, no global state, and it never
@@ -33,7 +32,6 @@
 //! # }
 //! ```
 
-pub mod agent;
 mod error;
 mod id;
 pub mod ports;
@@ -42,7 +40,7 @@ mod quantity;
 mod secret;
 pub mod workspace;
 
-pub use error::{Error, ErrorKind, ErrorStatus, Result};
+pub use error::{Error, ErrorKind, ErrorStatus, Failure, Result};
 pub use id::{LabelKey, LabelValue, ProviderName, VariableName, WorkspaceId, WorkspaceName};
 pub use quantity::Quantity;
 pub use secret::{Secret, SecretReference};
