@@ -19,6 +19,9 @@ pub const AGENT_PATH: &str = "/kled-agent";
 /// distribution have for it.
 pub const AGENT_USER: &str = "65532:65532";
 
+const TITLE: &str = "workspace-agent";
+const DESCRIPTION: &str = "The agent beside every Kled workspace";
+
 /// The image of the agent: the static program and nothing else, not even a shell. Blocks: it reads the program.
 ///
 /// `reference` is [`AGENT_REFERENCE`] unless the image goes to a registry of one's own.
@@ -33,8 +36,8 @@ pub fn agent_image(binary: &Path, reference: impl Into<String>) -> Result<Image>
         .entrypoint([AGENT_PATH])
         .user(AGENT_USER);
     let labels = [
-        (ANNOTATION_TITLE, "workspace-agent"),
-        (ANNOTATION_DESCRIPTION, "The agent beside every Kled workspace"),
+        (ANNOTATION_TITLE, TITLE),
+        (ANNOTATION_DESCRIPTION, DESCRIPTION),
         (ANNOTATION_VERSION, env!("CARGO_PKG_VERSION")),
         (ANNOTATION_SOURCE, env!("CARGO_PKG_REPOSITORY")),
         (ANNOTATION_LICENSES, env!("CARGO_PKG_LICENSE")),
@@ -64,6 +67,23 @@ mod tests {
         assert_eq!(configuration["config"]["Labels"][ANNOTATION_VERSION], env!("CARGO_PKG_VERSION"));
         let summaries = ImageArchive::new([image]).write_to(std::io::sink()).unwrap();
         assert_eq!(summaries[0].reference, format!("docker.io/{AGENT_REFERENCE}"));
+    }
+
+    #[test]
+    fn the_dockerfile_says_the_same() {
+        let dockerfile = include_str!("../../images/workspace-agent/Dockerfile");
+        let labels = [
+            format!("{ANNOTATION_TITLE}=\"{TITLE}\""),
+            format!("{ANNOTATION_DESCRIPTION}=\"{DESCRIPTION}\""),
+            format!("{ANNOTATION_SOURCE}=\"{}\"", env!("CARGO_PKG_REPOSITORY")),
+            format!("{ANNOTATION_LICENSES}=\"{}\"", env!("CARGO_PKG_LICENSE")),
+        ];
+        let last = dockerfile.split_once("\nFROM scratch\n").unwrap().1;
+        let lines = [format!("\nUSER {AGENT_USER}\n"), format!("\nENTRYPOINT [\"{AGENT_PATH}\"]\n")];
+        for text in labels.into_iter().chain(lines) {
+            assert!(last.contains(&text), "no {text:?}");
+        }
+        assert!(dockerfile.contains(&format!("--tag {AGENT_REFERENCE} ")), "its example has another name");
     }
 
     #[test]
