@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct IgnoredField {
-    /// Its path, such as `build` or `portsAttributes.3000.onAutoForward`. For another file, the file.
+    /// Its path, such as `build` or `portsAttributes.3000.onAutoForward`. For a file, its path.
     pub field: String,
     /// Its line, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -18,7 +18,8 @@ pub struct IgnoredField {
 }
 
 impl IgnoredField {
-    pub(super) fn new(field: impl Into<String>, line: Option<u64>, reason: IgnoredReason) -> Self {
+    /// A field, its line and the reason.
+    pub fn new(field: impl Into<String>, line: Option<u64>, reason: IgnoredReason) -> Self {
         Self { field: field.into(), line, reason }
     }
 }
@@ -70,6 +71,8 @@ pub enum IgnoredReason {
     OtherImage,
     /// Commands cannot be run as that user here.
     OtherUser,
+    /// The home folder has a file of this name.
+    Exists,
 }
 
 impl fmt::Display for IgnoredReason {
@@ -91,6 +94,7 @@ impl fmt::Display for IgnoredReason {
             Self::NotChosen => "another file was chosen",
             Self::OtherImage => "an image is given when the workspace is created",
             Self::OtherUser => "commands cannot be run as that user here",
+            Self::Exists => "the home folder has a file of this name, which was kept",
         })
     }
 }
