@@ -75,6 +75,15 @@ impl<P: Provider> Provider for HouseRule<P> {
     async fn exec(&self, name: &WorkspaceName, request: ExecRequest) -> Result<ExecSession> {
         self.inner.exec(name, request).await
     }
+    async fn connect(&self, name: &WorkspaceName, request: ConnectRequest) -> Result<ByteStream> {
+        self.inner.connect(name, request).await
+    }
+    async fn upload(&self, name: &WorkspaceName, request: UploadRequest) -> Result<u64> {
+        self.inner.upload(name, request).await
+    }
+    async fn download(&self, name: &WorkspaceName, request: DownloadRequest) -> Result<ByteReader> {
+        self.inner.download(name, request).await
+    }
     async fn workspace_logs(&self, name: &WorkspaceName, options: LogsOptions) -> Result<Items<LogLine>> {
         self.inner.workspace_logs(name, options).await
     }

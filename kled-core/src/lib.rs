@@ -8,7 +8,6 @@
 //! |---|---|
 //! | [`workspace`] | what is asked for, where the files come from, the state machine |
 //! | [`provider`] | the trait, its options, events, commands, wrappers, registry, the in-memory reference |
-//! | [`agent`] | the protocol between a workspace and whoever drives it |
 //! | [`setup`] | what a project asks for after its checkout: `devcontainer.json`, `.kled.yaml`, dotfiles |
 //! | [`ports`] | what the outside must offer: sources of secrets |
 //!
@@ -34,7 +33,6 @@
 //! # }
 //! ```
 
-pub mod agent;
 mod error;
 mod id;
 pub mod ports;
@@ -44,7 +42,7 @@ mod secret;
 pub mod setup;
 pub mod workspace;
 
-pub use error::{Error, ErrorKind, ErrorStatus, Result};
+pub use error::{Error, ErrorKind, ErrorStatus, Failure, Result};
 pub use id::{LabelKey, LabelValue, ProviderName, VariableName, WorkspaceId, WorkspaceName};
 pub use quantity::Quantity;
 pub use secret::{Secret, SecretReference};

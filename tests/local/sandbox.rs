@@ -1,13 +1,11 @@
 //! What a sandboxed command can reach.
 
 use anyhow::{Result, ensure};
-use futures::{SinkExt as _, StreamExt as _};
 use kled_core::ErrorKind;
-use kled_core::agent::{AgentMessage, ClientMessage, Failure, FrameCodec, Token};
 use kled_core::provider::{ExecRequest, Provider as _, ProviderExt as _};
+use kled_providers::agent::{AgentClient, Token};
 use kled_providers::local::{Sandbox, SupervisorProgram};
 use kled_tests::suite::Suite;
-use tokio_util::codec::Framed;
 
 use crate::scene::{CREDENTIALS, Scene};
 
@@ -173,12 +171,10 @@ async fn token(scene: Scene) -> Result<()> {
     let run = scene.root().join("workspaces").join(other.as_str()).join("run");
     scene.fails(&one, &format!("cat {}/token.json", run.display())).await?;
     let stream = tokio::net::UnixStream::connect(run.join("agent.sock")).await?;
-    let mut connection = Framed::new(stream, FrameCodec::<AgentMessage>::new());
-    connection.feed(ClientMessage::Authenticate(Token::new("a guess"))).await?;
-    connection.send(ClientMessage::Exec(ExecRequest::new(["touch", "reached"]).command)).await?;
-    let answer = connection.next().await.transpose()?;
-    let refused = |failure: &Failure| failure.kind == ErrorKind::PermissionDenied;
-    ensure!(matches!(&answer, Some(AgentMessage::Failed(failure)) if refused(failure)), "{answer:?}");
+    let client = AgentClient::connect(stream, &Token::random()).await?;
+    let answer = client.exec(ExecRequest::new(["touch", "reached"]).command).await;
+    let refused = answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::PermissionDenied);
+    ensure!(refused, "{answer:?}");
     scene.fails(&other, "test -e reached").await?;
     scene.delete(&one).await?;
     scene.delete(&other).await

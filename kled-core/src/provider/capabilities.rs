@@ -19,6 +19,12 @@ pub struct Capabilities {
     pub durable: bool,
     /// Commands.
     pub commands: CommandCapabilities,
+    /// Ports of a workspace can be connected to.
+    #[serde(default)]
+    pub connect: bool,
+    /// Files can be copied in and out.
+    #[serde(default)]
+    pub copy: bool,
     /// What the supervisor and detached commands write can be read.
     pub logs: bool,
     /// What happened can be read.

@@ -7,8 +7,9 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use super::{
-    Capabilities, CreateOptions, DeleteOptions, Deletion, Event, EventsOptions, ExecRequest, ExecSession,
-    ListOptions, LogLine, LogsOptions, Provider, StartOptions, StatusOptions, StopOptions,
+    ByteReader, ByteStream, Capabilities, ConnectRequest, CreateOptions, DeleteOptions, Deletion,
+    DownloadRequest, Event, EventsOptions, ExecRequest, ExecSession, ListOptions, LogLine, LogsOptions,
+    Provider, StartOptions, StatusOptions, StopOptions, UploadRequest,
 };
 use crate::workspace::{Operation, Workspace, WorkspaceSpec};
 use crate::{Error, ProviderName, Result, WorkspaceName};
@@ -107,6 +108,18 @@ impl<P: Provider> Provider for DeadlineProvider<P> {
 
     async fn exec(&self, name: &WorkspaceName, request: ExecRequest) -> Result<ExecSession> {
         self.within(Operation::Exec, request.start_timeout, self.inner.exec(name, request)).await
+    }
+
+    async fn connect(&self, name: &WorkspaceName, request: ConnectRequest) -> Result<ByteStream> {
+        self.within(Operation::Connect, request.timeout, self.inner.connect(name, request)).await
+    }
+
+    async fn upload(&self, name: &WorkspaceName, request: UploadRequest) -> Result<u64> {
+        self.within(Operation::Upload, request.timeout, self.inner.upload(name, request)).await
+    }
+
+    async fn download(&self, name: &WorkspaceName, request: DownloadRequest) -> Result<ByteReader> {
+        self.within(Operation::Download, request.timeout, self.inner.download(name, request)).await
     }
 
     async fn workspace_logs(

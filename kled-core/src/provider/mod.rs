@@ -6,6 +6,7 @@
 //! | [`CreateOptions`] and its kin | one options struct for each operation, each with a timeout |
 //! | [`Progress`], [`Event`] | what a running operation reports, as a `Stream` |
 //! | [`ExecRequest`], [`ExecSession`] | a command with its three byte streams |
+//! | [`ConnectRequest`], [`UploadRequest`], [`DownloadRequest`] | connections to ports, copies of files |
 //! | [`Capabilities`] | what a backend can do, as data |
 //! | [`Registry`] | names to factories; the only place where an application lists its backends |
 //! | [`MemoryProvider`] | the reference implementation |
@@ -26,6 +27,7 @@ mod options;
 mod read_only;
 mod registry;
 mod traced;
+mod transfer;
 
 use std::fmt;
 use std::sync::Arc;
@@ -53,9 +55,10 @@ pub use options::{
 pub use read_only::ReadOnlyProvider;
 pub use registry::{ProviderFactory, ProviderSettings, Registry};
 pub use traced::TracedProvider;
+pub use transfer::{ByteReader, ByteStream, ConnectRequest, DownloadRequest, Duplex, UploadRequest};
 
-use crate::workspace::{Workspace, WorkspaceSpec};
-use crate::{ProviderName, Result, WorkspaceName};
+use crate::workspace::{Operation, Workspace, WorkspaceSpec};
+use crate::{Error, ErrorKind, ProviderName, Result, WorkspaceName};
 
 /// A backend that has workspaces.
 ///
@@ -151,6 +154,41 @@ pub trait Provider: fmt::Debug + Send + Sync + 'static {
     /// directory that does not exist), `PermissionDenied`, `Unsupported`, `Timeout`.
     async fn exec(&self, name: &WorkspaceName, request: ExecRequest) -> Result<ExecSession>;
 
+    /// Connects to a TCP port on which something in the workspace listens.
+    ///
+    /// Requires [`Capabilities::connect`].
+    ///
+    /// # Errors
+    /// `NotFound`, `InvalidState` (not running), `Unavailable` (nothing listens there), `Unsupported`, `Timeout`.
+    async fn connect(&self, name: &WorkspaceName, request: ConnectRequest) -> Result<ByteStream> {
+        let _not_served = request;
+        Err(unsupported(Operation::Connect, name))
+    }
+
+    /// Unpacks a tar archive in the workspace, all of it or nothing. Answers how many bytes it had.
+    ///
+    /// Requires [`Capabilities::copy`].
+    ///
+    /// # Errors
+    /// `NotFound`, `InvalidState` (not running), `InvalidInput` (no archive), `PermissionDenied`, `StorageFull`,
+    /// `Unavailable` (cut off), `Unsupported`, `Timeout`.
+    async fn upload(&self, name: &WorkspaceName, request: UploadRequest) -> Result<u64> {
+        let _not_served = request;
+        Err(unsupported(Operation::Upload, name))
+    }
+
+    /// Packs a file or folder of the workspace as a tar archive whose one top entry has its name. The reader ends
+    /// without an error only when all of it arrived.
+    ///
+    /// Requires [`Capabilities::copy`].
+    ///
+    /// # Errors
+    /// `NotFound` (also of the path), `InvalidState` (not running), `PermissionDenied`, `Unsupported`, `Timeout`.
+    async fn download(&self, name: &WorkspaceName, request: DownloadRequest) -> Result<ByteReader> {
+        let _not_served = request;
+        Err(unsupported(Operation::Download, name))
+    }
+
     /// What the workspace's supervisor and its detached commands wrote, oldest first.
     ///
     /// Requires [`Capabilities::logs`].
@@ -174,6 +212,12 @@ pub trait Provider: fmt::Debug + Send + Sync + 'static {
         name: &WorkspaceName,
         options: EventsOptions,
     ) -> Result<BoxStream<'static, Result<Event>>>;
+}
+
+fn unsupported(operation: Operation, name: &WorkspaceName) -> Error {
+    Error::new(ErrorKind::Unsupported, "this backend cannot do it")
+        .during(operation.as_str())
+        .with("workspace", name)
 }
 
 /// Forwards every method of [`Provider`] through a pointer.
@@ -237,6 +281,18 @@ macro_rules! forward_provider {
 
             async fn exec(&self, name: &WorkspaceName, request: ExecRequest) -> Result<ExecSession> {
                 (**self).exec(name, request).await
+            }
+
+            async fn connect(&self, name: &WorkspaceName, request: ConnectRequest) -> Result<ByteStream> {
+                (**self).connect(name, request).await
+            }
+
+            async fn upload(&self, name: &WorkspaceName, request: UploadRequest) -> Result<u64> {
+                (**self).upload(name, request).await
+            }
+
+            async fn download(&self, name: &WorkspaceName, request: DownloadRequest) -> Result<ByteReader> {
+                (**self).download(name, request).await
             }
 
             async fn workspace_logs(

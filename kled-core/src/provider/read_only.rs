@@ -4,9 +4,9 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 
 use super::{
-    Capabilities, CommandCapabilities, CreateOptions, DeleteOptions, Deletion, Event, EventsOptions,
-    ExecRequest, ExecSession, ListOptions, LogLine, LogsOptions, Provider, StartOptions, StatusOptions,
-    StopOptions,
+    ByteReader, ByteStream, Capabilities, CommandCapabilities, ConnectRequest, CreateOptions, DeleteOptions,
+    Deletion, DownloadRequest, Event, EventsOptions, ExecRequest, ExecSession, ListOptions, LogLine,
+    LogsOptions, Provider, StartOptions, StatusOptions, StopOptions, UploadRequest,
 };
 use crate::workspace::{Operation, Workspace, WorkspaceSpec};
 use crate::{Error, ErrorKind, ProviderName, Result, WorkspaceName};
@@ -83,6 +83,18 @@ impl<P: Provider> Provider for ReadOnlyProvider<P> {
 
     async fn exec(&self, name: &WorkspaceName, _: ExecRequest) -> Result<ExecSession> {
         Err(refused(Operation::Exec, name))
+    }
+
+    async fn connect(&self, name: &WorkspaceName, _: ConnectRequest) -> Result<ByteStream> {
+        Err(refused(Operation::Connect, name))
+    }
+
+    async fn upload(&self, name: &WorkspaceName, _: UploadRequest) -> Result<u64> {
+        Err(refused(Operation::Upload, name))
+    }
+
+    async fn download(&self, name: &WorkspaceName, request: DownloadRequest) -> Result<ByteReader> {
+        self.inner.download(name, request).await
     }
 
     async fn workspace_logs(

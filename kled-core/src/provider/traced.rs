@@ -5,8 +5,9 @@ use futures::stream::BoxStream;
 use tracing::{Instrument, Span};
 
 use super::{
-    Capabilities, CreateOptions, DeleteOptions, Deletion, Event, EventsOptions, ExecRequest, ExecSession,
-    ListOptions, LogLine, LogsOptions, Provider, StartOptions, StatusOptions, StopOptions,
+    ByteReader, ByteStream, Capabilities, ConnectRequest, CreateOptions, DeleteOptions, Deletion,
+    DownloadRequest, Event, EventsOptions, ExecRequest, ExecSession, ListOptions, LogLine, LogsOptions,
+    Provider, StartOptions, StatusOptions, StopOptions, UploadRequest,
 };
 use crate::workspace::{Operation, Workspace, WorkspaceSpec};
 use crate::{ProviderName, Result, WorkspaceName};
@@ -90,6 +91,18 @@ impl<P: Provider> Provider for TracedProvider<P> {
 
     async fn exec(&self, name: &WorkspaceName, request: ExecRequest) -> Result<ExecSession> {
         traced(self.span(Operation::Exec, name), self.inner.exec(name, request)).await
+    }
+
+    async fn connect(&self, name: &WorkspaceName, request: ConnectRequest) -> Result<ByteStream> {
+        traced(self.span(Operation::Connect, name), self.inner.connect(name, request)).await
+    }
+
+    async fn upload(&self, name: &WorkspaceName, request: UploadRequest) -> Result<u64> {
+        traced(self.span(Operation::Upload, name), self.inner.upload(name, request)).await
+    }
+
+    async fn download(&self, name: &WorkspaceName, request: DownloadRequest) -> Result<ByteReader> {
+        traced(self.span(Operation::Download, name), self.inner.download(name, request)).await
     }
 
     async fn workspace_logs(

@@ -204,6 +204,12 @@ pub enum Operation {
     List,
     /// `exec`.
     Exec,
+    /// `connect`.
+    Connect,
+    /// `upload`.
+    Upload,
+    /// `download`.
+    Download,
     /// `workspace_logs`.
     Logs,
     /// `workspace_events`.
@@ -222,6 +228,9 @@ impl Operation {
             Self::Status => "workspace_status",
             Self::List => "list_workspaces",
             Self::Exec => "exec",
+            Self::Connect => "connect",
+            Self::Upload => "upload",
+            Self::Download => "download",
             Self::Logs => "workspace_logs",
             Self::Events => "workspace_events",
         }
@@ -284,10 +293,13 @@ impl WorkspaceStatus {
             (Operation::Start, Self::Stopped { .. }) => Act,
             (Operation::Stop, Self::Running { .. } | Self::Failed { .. }) => Act,
             (Operation::Stop, Self::Stopped { .. }) => Satisfied,
-            (Operation::Exec, Self::Running { .. }) => Satisfied,
+            (
+                Operation::Exec | Operation::Connect | Operation::Upload | Operation::Download,
+                Self::Running { .. },
+            ) => Satisfied,
             (Operation::Start | Operation::Stop, Self::Interrupted { .. }) => Refuse,
             (
-                Operation::Exec,
+                Operation::Exec | Operation::Connect | Operation::Upload | Operation::Download,
                 Self::Creating { .. } | Self::Interrupted { .. } | Self::Stopped { .. } | Self::Failed { .. },
             ) => Refuse,
         }
@@ -356,13 +368,15 @@ mod tests {
     }
 
     #[test]
-    fn commands_run_in_a_running_workspace_only() {
-        for status in every_status() {
-            assert_eq!(
-                status.decide(Operation::Exec) == Decision::Satisfied,
-                status.is_running(),
-                "{status}"
-            );
+    fn a_running_workspace_alone_is_reached() {
+        for operation in [Operation::Exec, Operation::Connect, Operation::Upload, Operation::Download] {
+            for status in every_status() {
+                assert_eq!(
+                    status.decide(operation) == Decision::Satisfied,
+                    status.is_running(),
+                    "{operation} {status}"
+                );
+            }
         }
     }
 

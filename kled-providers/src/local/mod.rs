@@ -13,32 +13,28 @@
 //! See [`SupervisorProgram`] for the one line that a program needs in its `main`.
 
 mod builder;
-mod checkout;
 #[cfg(feature = "local-container")]
 pub mod container;
 mod engine;
-mod proc;
 mod process;
-mod secrets;
-
-use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use kled_core::provider::{
-    Capabilities, CreateOptions, DeleteOptions, Deletion, Event, EventsOptions, ExecRequest, ExecSession,
-    ListOptions, LogLine, LogsOptions, Provider, StartOptions, StatusOptions, StopOptions,
+    ByteReader, ByteStream, Capabilities, ConnectRequest, CreateOptions, DeleteOptions, Deletion,
+    DownloadRequest, Event, EventsOptions, ExecRequest, ExecSession, ListOptions, LogLine, LogsOptions,
+    Provider, StartOptions, StatusOptions, StopOptions, UploadRequest,
 };
 use kled_core::workspace::{Isolation, Operation, Workspace, WorkspaceSpec};
 use kled_core::{Error, ErrorKind, ProviderName, Result, WorkspaceName};
 
+pub use crate::secrets::EnvironmentAndFileSecrets;
 pub use builder::LocalProviderBuilder;
 pub use engine::ContainerEngine;
 use engine::Containers;
 use process::ProcessProvider;
 pub use process::{Sandbox, SupervisorProgram};
-pub use secrets::EnvironmentAndFileSecrets;
 
 /// Workspaces on this machine: processes, and containers where an engine answers. See the [module](self).
 ///
@@ -126,18 +122,6 @@ impl LocalProvider {
     }
 }
 
-/// Ends a call in time and names the operation and the workspace in its error.
-async fn within<T>(
-    operation: Operation,
-    name: &WorkspaceName,
-    timeout: Duration,
-    call: impl Future<Output = Result<T>> + Send,
-) -> Result<T> {
-    let limited = tokio::time::timeout(timeout, call);
-    let result = limited.await.unwrap_or_else(|_| Err(Error::timeout(operation.as_str(), timeout)));
-    result.map_err(|error| error.during(operation.as_str()).with("workspace", name))
-}
-
 /// An image needs a container; all else is a process unless it asks for one.
 fn wants_container(spec: &WorkspaceSpec) -> bool {
     match spec.isolation {
@@ -220,6 +204,18 @@ impl Provider for LocalProvider {
 
     async fn exec(&self, name: &WorkspaceName, request: ExecRequest) -> Result<ExecSession> {
         self.owner(Operation::Exec, name).await?.exec(name, request).await
+    }
+
+    async fn connect(&self, name: &WorkspaceName, request: ConnectRequest) -> Result<ByteStream> {
+        self.owner(Operation::Connect, name).await?.connect(name, request).await
+    }
+
+    async fn upload(&self, name: &WorkspaceName, request: UploadRequest) -> Result<u64> {
+        self.owner(Operation::Upload, name).await?.upload(name, request).await
+    }
+
+    async fn download(&self, name: &WorkspaceName, request: DownloadRequest) -> Result<ByteReader> {
+        self.owner(Operation::Download, name).await?.download(name, request).await
     }
 
     async fn workspace_logs(

@@ -1,5 +1,6 @@
 //! Faults that the suite drives: noting the steps of an operation, and breaking it at one of them.
 
+use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,8 +13,9 @@ use tokio::time::Instant;
 
 use super::trial::{Failure, Outcome, Trial, ensure};
 use crate::provider::{
-    CreateOptions, DeleteOptions, EventsOptions, ExecRequest, Fault, FaultInjector, Faults, ListOptions,
-    LogsOptions, Provider, StartOptions, StatusOptions, StopOptions,
+    ConnectRequest, CreateOptions, DeleteOptions, DownloadRequest, EventsOptions, ExecRequest, Fault,
+    FaultInjector, Faults, ListOptions, LogsOptions, Provider, StartOptions, StatusOptions, StopOptions,
+    UploadRequest,
 };
 use crate::workspace::{Operation, WorkspaceSpec};
 use crate::{Error, ErrorKind, Result, WorkspaceName};
@@ -125,6 +127,21 @@ pub(super) fn perform(
                 let mut request = ExecRequest::new(["echo", "ready"]);
                 request.start_timeout = timeout.unwrap_or(request.start_timeout);
                 provider.exec(&name, request).await?.output(1024).await.map(drop)
+            }
+            Operation::Connect => {
+                let mut request = ConnectRequest::new(NonZeroU16::MIN);
+                request.timeout = timeout.unwrap_or(request.timeout);
+                provider.connect(&name, request).await.map(drop)
+            }
+            Operation::Upload => {
+                let mut request = UploadRequest::new(".", tokio::io::empty());
+                request.timeout = timeout.unwrap_or(request.timeout);
+                provider.upload(&name, request).await.map(drop)
+            }
+            Operation::Download => {
+                let mut request = DownloadRequest::new(".");
+                request.timeout = timeout.unwrap_or(request.timeout);
+                provider.download(&name, request).await.map(drop)
             }
             Operation::Logs => {
                 let mut lines = provider.workspace_logs(&name, options!(LogsOptions)).await?;

@@ -294,7 +294,6 @@ fn unsettled() -> Error {
 }
 
 #[async_trait]
-#[deny(clippy::missing_trait_methods)]
 impl Provider for MemoryProvider {
     fn name(&self) -> &ProviderName {
         &self.name

@@ -16,7 +16,7 @@ use super::engine::{Engine, default_address};
 use super::state::boot_time;
 use super::under_way::UnderWay;
 use super::{ContainerProvider, Context};
-use crate::local::secrets::EnvironmentAndFileSecrets;
+use crate::secrets::EnvironmentAndFileSecrets;
 
 /// An engine on the same machine answers in milliseconds; one that does not answer in this time is as good as absent.
 const PROBE: Duration = Duration::from_secs(3);
@@ -157,6 +157,8 @@ fn capabilities(cpu: bool, memory: bool) -> Capabilities {
             signals: false,
             detach: true,
         },
+        connect: false,
+        copy: false,
         logs: true,
         // Docker keeps the last 256 events of all containers in memory, which is no record of a workspace.
         events: false,

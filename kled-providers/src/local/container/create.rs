@@ -20,7 +20,7 @@ use super::state::Observation;
 use super::under_way::Turn;
 use super::upload::{Owner, archive, owner, single_file};
 use super::{Context, Reporter};
-use crate::local::checkout::{CheckoutOptions, checkout};
+use crate::agent::checkout::{CheckoutOptions, checkout};
 
 /// How often a create looks whether it has been overtaken by a delete while it does something long.
 const WATCH: Duration = Duration::from_millis(200);
@@ -293,6 +293,7 @@ impl Context {
             report: Arc::new(move |line| lines.say("Cloning", line)),
             inherited: Some(turn.file()),
             owner: Some(marks.id.to_string()),
+            credential: None,
         };
         Ok(checkout(&marks.spec.source, folder, &options).await?.commit)
     }

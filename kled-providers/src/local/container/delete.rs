@@ -12,7 +12,7 @@ use super::lifecycle::POLL;
 use super::marks::{identity, object_name, of_workspace};
 use super::state::Observation;
 use super::{Context, Reporter};
-use crate::local::checkout::end_left_behind;
+use crate::agent::checkout::end_left_behind;
 
 /// How long a create that was overtaken may take to notice and to clear its folder away. It looks several times in a
 /// second; beyond this time it hangs, and clears its folder when it ends.

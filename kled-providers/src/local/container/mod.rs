@@ -57,7 +57,7 @@ pub use builder::ContainerProviderBuilder;
 use engine::Engine;
 use under_way::UnderWay;
 
-use super::within;
+use crate::within::within;
 
 /// True when an engine is named in the environment or has one of the usual sockets.
 pub(super) fn is_expected() -> bool {
@@ -148,7 +148,6 @@ impl Reporter {
 }
 
 #[async_trait]
-#[deny(clippy::missing_trait_methods)]
 impl Provider for ContainerProvider {
     fn name(&self) -> &ProviderName {
         &self.0.name

@@ -13,7 +13,7 @@ use kled_core::WorkspaceId;
 use kled_core::provider::Enforcement;
 use kled_core::workspace::{Condition, Resources};
 
-use crate::local::proc;
+use crate::agent::proc;
 
 const MOUNT: &str = "/sys/fs/cgroup";
 

@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kled_core::agent::{Failure, Token};
 use kled_core::provider::{Progress, Severity, StepCount};
 use kled_core::workspace::{Checkout, Decision, Operation, Workspace, WorkspaceSpec};
-use kled_core::{Error, ErrorKind, Result, WorkspaceId, WorkspaceName};
+use kled_core::{Error, ErrorKind, Failure, Result, WorkspaceId, WorkspaceName};
 
 use super::layout::{
     Folder, Lock, blocking, create_private, file_error, read_json, remove_folder, write_json,
@@ -18,7 +17,8 @@ use super::sandbox::{Sandbox, View};
 use super::serve::Configuration;
 use super::supervisor::Assignment;
 use super::{ProcessProvider, journal, observe};
-use crate::local::checkout::{CheckedOut, CheckoutOptions, checkout};
+use crate::agent::Token;
+use crate::agent::checkout::{CheckedOut, CheckoutOptions, checkout};
 
 /// The steps, as they are reported and as faults are injected.
 const RESERVE: &str = "reserve";
@@ -187,7 +187,7 @@ impl ProcessProvider {
             environment,
             idle_timeout: record.spec.idle_timeout,
             // Two random identities: 244 random bits.
-            token: Token::new(format!("{}{}", WorkspaceId::random(), WorkspaceId::random())),
+            token: Token::random(),
         };
         let expires = record.spec.time_to_live.and_then(|lifetime| record.created.checked_add(lifetime).ok());
         let limits = record.spec.resources.clone();
@@ -290,7 +290,7 @@ impl Attempt<'_> {
     /// Keeps the reason of a failure for `status`. That it cannot be kept must not hide the failure itself.
     async fn remember(&mut self, error: &Error) {
         if let Phase::Creating { failure, .. } = &mut self.record.phase {
-            *failure = Some(Failure { kind: error.kind(), message: error.to_string() });
+            *failure = Some(Failure::from(error));
         }
         if let Err(second) = self.store().await {
             tracing::debug!(error = %second, "cannot keep the reason of a failure");

@@ -125,7 +125,7 @@ impl Folder {
         self.0.join("run")
     }
 
-    /// Whoever can read it may have commands run; see [`kled_core::agent::Token`].
+    /// Whoever can read it may have commands run; see [`crate::agent::Token`].
     pub(crate) fn token(&self) -> PathBuf {
         self.run().join("token.json")
     }

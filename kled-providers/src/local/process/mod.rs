@@ -17,7 +17,6 @@ mod record;
 mod removal;
 mod sandbox;
 mod serve;
-mod session;
 mod socket;
 mod supervisor;
 
@@ -29,16 +28,18 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use kled_core::ports::SecretSource;
 use kled_core::provider::{
-    Capabilities, CommandCapabilities, CreateOptions, DeleteOptions, Deletion, Enforcement, Event,
-    EventsOptions, ExecRequest, ExecSession, Faults, LimitCapabilities, ListOptions, LogLine, LogsOptions,
-    Provider, SandboxCapabilities, StartOptions, StatusOptions, StopOptions,
+    ByteReader, ByteStream, Capabilities, CommandCapabilities, ConnectRequest, CreateOptions, DeleteOptions,
+    Deletion, DownloadRequest, Enforcement, Event, EventsOptions, ExecRequest, ExecSession, Faults,
+    LimitCapabilities, ListOptions, LogLine, LogsOptions, Provider, SandboxCapabilities, StartOptions,
+    StatusOptions, StopOptions, UploadRequest,
 };
 use kled_core::workspace::{Decision, Isolation, Operation, Workspace, WorkspaceSpec};
 use kled_core::{Error, ProviderName, Result, WorkspaceName};
 
 pub use launch::SupervisorProgram;
 
-use super::within;
+use crate::agent::AgentClient;
+use crate::within::within;
 use cgroup::Hierarchy;
 use layout::{Folder, Lock, Root, blocking, read_json};
 use record::{Observed, Record};
@@ -136,13 +137,24 @@ impl ProcessProvider {
             .collect())
     }
 
-    async fn start_command(&self, name: &WorkspaceName, request: ExecRequest) -> Result<ExecSession> {
-        self.0.faults.at(Operation::Exec, "look").await?;
+    /// The record of a workspace that `operation` can reach.
+    async fn reached(&self, operation: Operation, name: &WorkspaceName) -> Result<Record> {
+        self.0.faults.at(operation, "look").await?;
         let (record, observed) = self.found(name).await?;
         let status = record.status(&observed);
-        if status.decide(Operation::Exec) != Decision::Satisfied {
-            return Err(status.refusal(Operation::Exec, name));
+        if status.decide(operation) != Decision::Satisfied {
+            return Err(status.refusal(operation, name));
         }
+        Ok(record)
+    }
+
+    async fn agent(&self, operation: Operation, name: &WorkspaceName) -> Result<AgentClient> {
+        self.reached(operation, name).await?;
+        socket::connect(&self.0.root.folder(name)).await
+    }
+
+    async fn start_command(&self, name: &WorkspaceName, request: ExecRequest) -> Result<ExecSession> {
+        let record = self.reached(Operation::Exec, name).await?;
         let mut command = request.command;
         let asked = std::mem::take(&mut command.environment.0);
         let spec = &record.spec;
@@ -157,7 +169,7 @@ impl ProcessProvider {
         }
         command.environment.0.extend(asked);
         self.0.faults.at(Operation::Exec, "start").await?;
-        session::start(&self.0.root.folder(name), command).await
+        socket::connect(&self.0.root.folder(name)).await?.exec(command).await
     }
 
     /// True when nothing more will be written to the logs of a run: for those who follow them.
@@ -175,7 +187,7 @@ fn observe(folder: &Folder) -> Result<Option<(Record, Observed)>> {
     let Some(record) = read_json::<Record>(&folder.record())? else { return Ok(None) };
     let run = read_json(&folder.run_record())?;
     let stop = read_json(&folder.stop_record())?;
-    Ok(Some((record, Observed { operation, supervised, run, stop, boot: crate::local::proc::boot() })))
+    Ok(Some((record, Observed { operation, supervised, run, stop, boot: crate::agent::proc::boot() })))
 }
 
 fn capabilities(hierarchy: &Hierarchy) -> Capabilities {
@@ -193,6 +205,8 @@ fn capabilities(hierarchy: &Hierarchy) -> Capabilities {
             signals: true,
             detach: true,
         },
+        connect: true,
+        copy: true,
         logs: true,
         events: true,
         idle_timeout: true,
@@ -257,6 +271,28 @@ impl Provider for ProcessProvider {
     async fn exec(&self, name: &WorkspaceName, request: ExecRequest) -> Result<ExecSession> {
         let timeout = request.start_timeout;
         within(Operation::Exec, name, timeout, self.start_command(name, request)).await
+    }
+
+    async fn connect(&self, name: &WorkspaceName, request: ConnectRequest) -> Result<ByteStream> {
+        let connect =
+            async { self.agent(Operation::Connect, name).await?.connect_port(request.port.get()).await };
+        within(Operation::Connect, name, request.timeout, connect).await
+    }
+
+    async fn upload(&self, name: &WorkspaceName, request: UploadRequest) -> Result<u64> {
+        let timeout = request.timeout;
+        let upload = async {
+            self.agent(Operation::Upload, name).await?.upload(&request.folder, request.archive).await
+        };
+        within(Operation::Upload, name, timeout, upload).await
+    }
+
+    async fn download(&self, name: &WorkspaceName, request: DownloadRequest) -> Result<ByteReader> {
+        let download = async {
+            let archive = self.agent(Operation::Download, name).await?.download(&request.path).await?;
+            Ok(Box::pin(archive) as ByteReader)
+        };
+        within(Operation::Download, name, request.timeout, download).await
     }
 
     async fn workspace_logs(

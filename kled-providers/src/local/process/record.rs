@@ -1,12 +1,11 @@
 //! What is stored of a workspace, and the status that follows from it and from what is observed. Pure.
 
 use jiff::Timestamp;
-use kled_core::agent::Failure;
 use kled_core::workspace::{Checkout, Condition, StopReason, Workspace, WorkspaceSpec, WorkspaceStatus};
-use kled_core::{ProviderName, WorkspaceId, WorkspaceName};
+use kled_core::{Failure, ProviderName, WorkspaceId, WorkspaceName};
 use serde::{Deserialize, Serialize};
 
-use crate::local::proc::ProcessId;
+use crate::agent::proc::ProcessId;
 
 /// `record.json`: what was asked for and how far creation came.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

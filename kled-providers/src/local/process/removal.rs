@@ -9,8 +9,8 @@ use super::cgroup::{Group, Hierarchy};
 use super::layout::{Folder, Lock, Root, blocking, create_private, file_error, read_json, remove_folder};
 use super::record::Record;
 use super::serve::WORKSPACE_ID;
-use crate::local::checkout::end_left_behind;
-use crate::local::proc::{self, ProcessId};
+use crate::agent::checkout::end_left_behind;
+use crate::agent::proc::{self, ProcessId};
 
 /// How long killed processes may take to end, and their files to be closed.
 const KILL_LIMIT: Duration = Duration::from_secs(20);

@@ -11,10 +11,9 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use kled_core::agent::Failure;
 use kled_core::provider::{LogLine, LogStream, Severity};
 use kled_core::workspace::{Condition, Operation, Resources, StopReason};
-use kled_core::{Error, ErrorKind, Result};
+use kled_core::{Error, ErrorKind, Failure, Result};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -27,7 +26,7 @@ use super::record::{Run, Stop};
 use super::removal;
 use super::serve::{CONFIGURATION, Configuration, Report};
 use super::socket;
-use crate::local::proc::{self, ProcessId};
+use crate::agent::proc::{self, ProcessId};
 
 /// A look at the lock by somebody else takes it for a moment; the wait for such looks to pass.
 const LOCK_LIMIT: Duration = Duration::from_secs(2);
@@ -63,7 +62,7 @@ pub(crate) fn main() -> u8 {
     match supervise() {
         Ok(()) => 0,
         Err(error) => {
-            answer(&Answer::Failed(Failure { kind: error.kind(), message: error.to_string() }));
+            answer(&Answer::Failed(Failure::from(&error)));
             1
         }
     }

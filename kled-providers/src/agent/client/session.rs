@@ -4,44 +4,40 @@ use std::io;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::{SplitSink, SplitStream};
-use futures::{FutureExt, SinkExt, StreamExt};
-use kled_core::agent::{AgentMessage, ClientMessage, FRAME_MAX};
+use futures::{FutureExt, SinkExt};
 use kled_core::provider::{
     Command, CommandControl, ExecSession, ExitStatus, Signal, StandardInput, TerminalSize,
 };
 use kled_core::{Error, ErrorKind, Result};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::io::{CopyToBytes, SinkWriter, StreamReader};
 use tokio_util::sync::PollSender;
+use tonic::Streaming;
 
-use super::layout::Folder;
-use super::socket::{self, Connection};
+use super::Client;
+use crate::agent::protocol::messages::exec_request::Message as Said;
+use crate::agent::protocol::messages::exec_response::Message as Answer;
+use crate::agent::protocol::messages::{ExecRequest, ExecResponse};
+use crate::agent::protocol::{CHUNK, broken_protocol, error_of, lost, signal_name};
 
 /// Chunks of one stream that wait to be read or written.
 const QUEUE: usize = 16;
 
 /// Starts a command in a workspace.
-pub(crate) async fn start(workspace: &Folder, command: Command) -> Result<ExecSession> {
+pub(super) async fn start(mut client: Client, command: Command) -> Result<ExecSession> {
     let (piped, detached) = (command.stdin == StandardInput::Piped, command.detached);
-    let mut connection = socket::connect(workspace).await?;
-    connection.send(ClientMessage::Exec(command)).await?;
-    match connection.next().await {
-        Some(Ok(AgentMessage::Started { .. })) => {}
-        Some(Ok(AgentMessage::Failed(failure))) => return Err(failure.into()),
-        Some(Err(error)) => return Err(error.into()),
-        Some(Ok(_)) => return Err(Error::new(ErrorKind::Internal, "the workspace broke the protocol")),
-        None => return Err(lost()),
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    // There is room for it.
+    let _queued = sender.try_send(ExecRequest { message: Some(Said::Start(command.into())) });
+    let answers = client.exec(ReceiverStream::new(receiver)).await.map_err(|status| error_of(&status))?;
+    let mut answers = answers.into_inner();
+    match answers.message().await.map_err(|status| error_of(&status))?.ok_or_else(lost)?.message {
+        Some(Answer::Started(_)) => {}
+        _ => return Err(broken_protocol()),
     }
-    Ok(if detached { detached_session() } else { attached_session(connection, piped) })
-}
-
-fn lost() -> Error {
-    Error::new(
-        ErrorKind::Unavailable,
-        "the workspace stopped, or its connection was lost, before the command ended",
-    )
+    Ok(if detached { detached_session() } else { attached_session(sender, answers, piped) })
 }
 
 /// Nothing more is heard of a detached command; that it was started is its success.
@@ -50,16 +46,19 @@ fn detached_session() -> ExecSession {
     ExecSession::new(None, Box::pin(tokio::io::empty()), Box::pin(tokio::io::empty()), Box::new(Gone), exit)
 }
 
-fn attached_session(connection: Connection, piped: bool) -> ExecSession {
-    let (sink, source) = connection.split();
+fn attached_session(
+    sender: mpsc::Sender<ExecRequest>,
+    answers: Streaming<ExecResponse>,
+    piped: bool,
+) -> ExecSession {
     let (stdout, stdout_reader) = mpsc::channel(QUEUE);
     let (stderr, stderr_reader) = mpsc::channel(QUEUE);
     let (input, input_reader) = mpsc::channel(QUEUE);
     let (control, control_reader) = mpsc::channel(QUEUE);
     let (exit, exit_reader) = oneshot::channel();
     let tasks = [
-        AbortOnDrop(tokio::spawn(receive(source, stdout, stderr, exit))),
-        AbortOnDrop(tokio::spawn(send(sink, input_reader, control_reader))),
+        AbortOnDrop(tokio::spawn(receive(answers, stdout, stderr, exit))),
+        AbortOnDrop(tokio::spawn(send(sender, input_reader, control_reader))),
     ];
     let stdin = piped.then(|| {
         let sink = PollSender::new(input).sink_map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe));
@@ -67,7 +66,7 @@ fn attached_session(connection: Connection, piped: bool) -> ExecSession {
             as std::pin::Pin<Box<dyn tokio::io::AsyncWrite + Send>>
     });
     let ended = async move {
-        // Dropped with the session: the connection closes and the workspace ends the command.
+        // Dropped with the session: the call is reset and the workspace ends the command.
         let _tasks = tasks;
         exit_reader.await.unwrap_or_else(|_| Err(lost()))
     };
@@ -104,25 +103,25 @@ impl futures::Stream for Chunks {
 
 /// Sorts what arrives into the streams, then says how the command ended.
 async fn receive(
-    mut source: SplitStream<Connection>,
+    mut answers: Streaming<ExecResponse>,
     stdout: mpsc::Sender<Bytes>,
     stderr: mpsc::Sender<Bytes>,
     exit: oneshot::Sender<Result<ExitStatus>>,
 ) {
     let result = loop {
-        let (stream, bytes) = match source.next().await {
-            Some(Ok(AgentMessage::Stdout(bytes))) => (&stdout, bytes),
-            Some(Ok(AgentMessage::Stderr(bytes))) => (&stderr, bytes),
-            Some(Ok(AgentMessage::Exited(status))) => break Ok(status),
-            Some(Ok(AgentMessage::Failed(failure))) => break Err(failure.into()),
-            Some(Ok(AgentMessage::Started { .. } | AgentMessage::Status(_))) => continue,
-            Some(Err(error)) => break Err(error.into()),
-            None => break Err(lost()),
+        let (stream, bytes) = match answers.message().await {
+            Ok(Some(ExecResponse { message: Some(answer) })) => match answer {
+                Answer::Stdout(bytes) => (&stdout, bytes),
+                Answer::Stderr(bytes) => (&stderr, bytes),
+                Answer::Exited(status) => break status.try_into(),
+                Answer::Started(_) => break Err(broken_protocol()),
+            },
+            Ok(Some(ExecResponse { message: None })) => break Err(broken_protocol()),
+            Ok(None) => break Err(lost()),
+            Err(status) => break Err(error_of(&status)),
         };
-        // An empty chunk is a heartbeat. A stream that nobody reads any more lets its bytes go.
-        if !bytes.is_empty() {
-            let _unread = stream.send(bytes).await;
-        }
+        // A stream that nobody reads any more lets its bytes go.
+        let _unread = stream.send(bytes).await;
     };
     // Nobody may be waiting.
     let _unwatched = exit.send(result);
@@ -130,51 +129,51 @@ async fn receive(
 
 /// Sends input and control messages, control first. Ends with the session.
 async fn send(
-    mut sink: SplitSink<Connection, ClientMessage>,
+    sender: mpsc::Sender<ExecRequest>,
     mut input: mpsc::Receiver<Bytes>,
-    mut control: mpsc::Receiver<ClientMessage>,
+    mut control: mpsc::Receiver<Said>,
 ) {
     let mut open = true;
     loop {
-        let message = tokio::select! {
+        let said = tokio::select! {
             biased;
-            message = control.recv() => match message {
-                Some(message) => message,
+            said = control.recv() => match said {
+                Some(said) => said,
                 None => return,
             },
             bytes = input.recv(), if open => match bytes {
-                Some(bytes) => ClientMessage::Stdin(bytes),
+                Some(bytes) => Said::Stdin(bytes),
                 None => {
                     open = false;
-                    ClientMessage::StdinEnd
+                    Said::StdinEnd(true)
                 }
             },
         };
-        if send_in_frames(&mut sink, message).await.is_err() {
+        if send_in_chunks(&sender, said).await.is_err() {
             return;
         }
     }
 }
 
-async fn send_in_frames(
-    sink: &mut SplitSink<Connection, ClientMessage>,
-    message: ClientMessage,
-) -> Result<(), kled_core::agent::FrameError> {
-    let ClientMessage::Stdin(mut bytes) = message else { return sink.send(message).await };
+async fn send_in_chunks(
+    sender: &mpsc::Sender<ExecRequest>,
+    said: Said,
+) -> Result<(), mpsc::error::SendError<ExecRequest>> {
+    let Said::Stdin(mut bytes) = said else { return sender.send(ExecRequest { message: Some(said) }).await };
     while !bytes.is_empty() {
-        let part = bytes.split_to(bytes.len().min(FRAME_MAX));
-        sink.send(ClientMessage::Stdin(part)).await?;
+        let chunk = bytes.split_to(bytes.len().min(CHUNK));
+        sender.send(ExecRequest { message: Some(Said::Stdin(chunk)) }).await?;
     }
     Ok(())
 }
 
 #[derive(Debug)]
-struct Control(mpsc::Sender<ClientMessage>);
+struct Control(mpsc::Sender<Said>);
 
 impl Control {
-    async fn say(&self, message: ClientMessage) -> Result<()> {
+    async fn say(&self, said: Said) -> Result<()> {
         self.0
-            .send(message)
+            .send(said)
             .await
             .map_err(|_| Error::new(ErrorKind::InvalidState, "the command has ended").during("exec"))
     }
@@ -183,11 +182,11 @@ impl Control {
 #[async_trait]
 impl CommandControl for Control {
     async fn resize(&self, size: TerminalSize) -> Result<()> {
-        self.say(ClientMessage::Resize(size)).await
+        self.say(Said::Resize(size.into())).await
     }
 
     async fn signal(&self, signal: Signal) -> Result<()> {
-        self.say(ClientMessage::Signal(signal)).await
+        self.say(Said::Signal(signal_name(signal).into())).await
     }
 }
 

@@ -5,20 +5,23 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kled_core::agent::AgentStatus;
-use kled_core::provider::{LogLine, LogStream};
+use kled_core::provider::LogStream;
 use kled_core::workspace::StopReason;
 use rustix::process::{Pid, Signal, WaitOptions};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Configuration, Report, report};
-use crate::local::proc;
+use super::{Configuration, line};
+use crate::agent::proc;
+use crate::agent::protocol::messages::StatusResponse;
 
 /// How long killed processes may take to end.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
-/// The commands of one workspace, and when one last began or ended.
+/// How exactly the last activity is known while bytes flow.
+const ACTIVITY_RESOLUTION: Duration = Duration::from_millis(500);
+
+/// The commands of one workspace, and when something was last done in it.
 #[derive(Debug)]
 pub(super) struct Commands {
     pub(super) configuration: Configuration,
@@ -26,6 +29,8 @@ pub(super) struct Commands {
     /// When nothing runs: since when. `None` while something runs.
     idle_since: watch::Sender<Option<Instant>>,
     end: watch::Sender<Option<StopReason>>,
+    /// Held by whoever checks out.
+    pub(super) checkout_turn: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -33,17 +38,27 @@ struct State {
     next_number: u64,
     /// Processes that somebody here waits for.
     running: BTreeSet<u32>,
+    connections: u32,
+    started: Timestamp,
     last_activity: Timestamp,
 }
 
 impl Commands {
     pub(super) fn new(configuration: Configuration) -> Self {
-        let state = State { next_number: 1, running: BTreeSet::new(), last_activity: Timestamp::now() };
+        let now = Timestamp::now();
+        let state = State {
+            next_number: 1,
+            running: BTreeSet::new(),
+            connections: 0,
+            started: now,
+            last_activity: now,
+        };
         Self {
             configuration,
             state: Mutex::new(state),
             idle_since: watch::Sender::new(Some(Instant::now())),
             end: watch::Sender::new(None),
+            checkout_turn: tokio::sync::Mutex::new(()),
         }
     }
 
@@ -75,17 +90,60 @@ impl Commands {
         }
     }
 
-    pub(super) fn status(&self) -> AgentStatus {
+    /// Bytes were carried: as long as they are, the workspace is not idle.
+    pub(super) fn touch(&self) {
+        let mut state = self.state();
+        let now = Timestamp::now();
+        let since = Duration::try_from(now.duration_since(state.last_activity)).unwrap_or_default();
+        if since < ACTIVITY_RESOLUTION {
+            return;
+        }
+        state.last_activity = now;
+        self.idle_since.send_if_modified(|idle_since| {
+            let idle = idle_since.is_some();
+            *idle_since = idle.then(Instant::now);
+            idle
+        });
+    }
+
+    pub(super) fn connected(&self) {
+        self.state().connections += 1;
+    }
+
+    pub(super) fn disconnected(&self) {
+        let mut state = self.state();
+        state.connections = state.connections.saturating_sub(1);
+    }
+
+    pub(super) fn status(&self) -> StatusResponse {
+        let idle_since = *self.idle_since.borrow();
         let state = self.state();
-        AgentStatus {
+        StatusResponse {
             version: env!("CARGO_PKG_VERSION").into(),
             commands: u32::try_from(state.running.len()).unwrap_or(u32::MAX),
-            last_activity: state.last_activity,
+            connections: state.connections,
+            last_activity: state.last_activity.to_string(),
+            started: state.started.to_string(),
+            usage: None,
+            idle_milliseconds: idle_since
+                .map(|since| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)),
         }
+    }
+
+    /// Writes a line to the workspace's log.
+    pub(super) fn log(&self, stream: LogStream, command: Option<String>, text: String) {
+        (self.configuration.log)(line(stream, command, text));
     }
 
     pub(super) fn announce_end(&self, reason: StopReason) {
         self.end.send_replace(Some(reason));
+    }
+
+    /// Waits until somebody announces the end.
+    pub(super) async fn ended_by_request(&self) {
+        // The sender lives as long as `self`.
+        let mut end = self.end.subscribe();
+        let _announced = end.wait_for(Option::is_some).await;
     }
 
     /// Waits until the workspace has to end: somebody asked for it, or it was idle for too long.
@@ -121,7 +179,7 @@ impl Commands {
     /// Everything that runs in the workspace besides this process.
     fn others(&self) -> BTreeSet<u32> {
         let own = std::process::id();
-        if self.configuration.sandbox.has_own_processes() {
+        if self.configuration.has_own_processes {
             // The first process is the sandbox's own; all others descend from it.
             let mut others = proc::descendants(1);
             others.remove(&own);
@@ -157,9 +215,4 @@ impl Commands {
             let _reaped = process.map(|process| rustix::process::waitpid(Some(process), WaitOptions::NOHANG));
         }
     }
-}
-
-/// Writes a line to the workspace's log, which the supervisor keeps.
-pub(super) fn log(stream: LogStream, command: Option<String>, line: String) {
-    report(&Report::Log(LogLine { time: Timestamp::now(), stream, command, line }));
 }

@@ -5,29 +5,26 @@ use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::stream::SplitStream;
-use futures::{SinkExt, StreamExt};
-use kled_core::agent::{AgentMessage, ClientMessage, Failure, FrameError};
 use kled_core::provider::{Command, ExitStatus, StandardInput, TerminalSize, Variables};
 use kled_core::{Error, ErrorKind, Result};
 use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::process::Child;
 use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
 
-use super::Connection;
 use super::commands::Commands;
-use crate::local::proc;
+use crate::agent::proc;
+use crate::agent::protocol::messages::exec_request::Message as Said;
+use crate::agent::protocol::messages::exec_response::Message as Answer;
+use crate::agent::protocol::messages::{ExecRequest, ExecResponse};
+use crate::agent::protocol::{CHUNK, signal_of, status_of};
 
 /// The environment variable by which the processes that a command started are found.
 const COMMAND: &str = "KLED_COMMAND";
-
-/// What is read of an output at once.
-const CHUNK: usize = 64 << 10;
 
 /// After a command has ended, what it wrote is in the pipe already; a longer silence means that something it left
 /// behind holds the pipe open.
@@ -35,9 +32,6 @@ const SILENCE: Duration = Duration::from_millis(50);
 
 /// Chunks of standard input that wait for the command to read.
 const INPUT_QUEUE: usize = 8;
-
-/// While input waits nothing is read from the client, so its end is noticed by writing.
-const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// How long a killed tree may take to end.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
@@ -47,7 +41,9 @@ const END_OF_TRANSMISSION: &[u8] = b"\x04";
 
 type Reader = Pin<Box<dyn AsyncRead + Send>>;
 type Writer = Pin<Box<dyn AsyncWrite + Send>>;
-type Sink = futures::stream::SplitSink<Connection, AgentMessage>;
+
+/// Where answers go. Closed when the client's end of the call is gone.
+pub(super) type Answers = mpsc::Sender<Result<ExecResponse, Status>>;
 
 /// A started command.
 pub(super) struct Running {
@@ -65,23 +61,19 @@ enum Input {
     Terminal(pty_process::OwnedWritePty),
 }
 
-/// Runs a command for the client of `connection` until it ends or the client goes.
-pub(super) async fn run(commands: &Arc<Commands>, command: &Command, connection: Connection) {
-    let (mut sink, source) = connection.split();
-    let mut running = match start(commands, command) {
-        Ok(running) => running,
-        Err(error) => {
-            let failure = Failure { kind: error.kind(), message: error.message().to_owned() };
-            let _client_gone = sink.send(AgentMessage::Failed(failure)).await;
-            return;
-        }
-    };
+/// Serves the client of a started command until it ends or the client goes.
+pub(super) async fn run(
+    commands: &Arc<Commands>,
+    mut running: Running,
+    source: Streaming<ExecRequest>,
+    answers: Answers,
+) {
     let (process, marker) = (running.process, running.marker.clone());
     let input = std::mem::replace(&mut running.input, Input::Empty);
-    let waiting = AtomicBool::new(false);
     let finished = tokio::select! {
-        result = forward_output(&mut running, &mut sink, &waiting) => result.is_ok(),
-        () = forward_input(source, input, process, &waiting) => false,
+        result = forward_output(commands, &mut running, &answers) => result.is_ok(),
+        () = forward_input(commands, source, input, process) => false,
+        () = answers.closed() => false,
     };
     if !finished {
         kill_tree(process, &marker).await;
@@ -189,37 +181,43 @@ fn start_error(program: &str, cause: io::Error) -> Error {
     Error::new(kind, format!("{program:?} {what}"))
 }
 
+/// The client is gone.
+struct Gone;
+
+async fn say(answers: &Answers, answer: Answer) -> Result<(), Gone> {
+    answers.send(Ok(ExecResponse { message: Some(answer) })).await.map_err(|_| Gone)
+}
+
 /// Sends what the command writes, then how it ended.
-async fn forward_output(
-    running: &mut Running,
-    sink: &mut Sink,
-    waiting: &AtomicBool,
-) -> Result<(), FrameError> {
-    sink.send(AgentMessage::Started { process: running.process }).await?;
+async fn forward_output(commands: &Commands, running: &mut Running, answers: &Answers) -> Result<(), Gone> {
+    say(answers, Answer::Started(running.process)).await?;
     let (mut stdout, mut stderr) = (running.stdout.take(), running.stderr.take());
-    let mut heartbeat = tokio::time::interval(HEARTBEAT);
     let mut status = None;
     while stdout.is_some() || stderr.is_some() || status.is_none() {
         tokio::select! {
             chunk = read(&mut stdout) => match chunk {
-                Some(bytes) => sink.send(AgentMessage::Stdout(bytes)).await?,
+                Some(bytes) => {
+                    commands.touch();
+                    say(answers, Answer::Stdout(bytes)).await?;
+                }
                 None => stdout = None,
             },
             chunk = read(&mut stderr) => match chunk {
-                Some(bytes) => sink.send(AgentMessage::Stderr(bytes)).await?,
+                Some(bytes) => {
+                    commands.touch();
+                    say(answers, Answer::Stderr(bytes)).await?;
+                }
                 None => stderr = None,
             },
             ended = running.child.wait(), if status.is_none() => status = Some(exit_status(ended)),
-            _ = heartbeat.tick(), if waiting.load(Ordering::Relaxed) => sink.send(AgentMessage::Stdout(Bytes::new())).await?,
             () = tokio::time::sleep(SILENCE), if status.is_some() => break,
         }
     }
-    let message = match status {
-        Some(Ok(status)) => AgentMessage::Exited(status),
-        Some(Err(failure)) => AgentMessage::Failed(failure),
-        None => return Ok(()),
-    };
-    sink.send(message).await
+    match status {
+        Some(Ok(status)) => say(answers, Answer::Exited(status.into())).await,
+        Some(Err(error)) => answers.send(Err(status_of(&error))).await.map_err(|_| Gone),
+        None => Ok(()),
+    }
 }
 
 /// The next bytes; `None` at the end. Never ready for an output that has ended.
@@ -233,9 +231,8 @@ async fn read(reader: &mut Option<Reader>) -> Option<Bytes> {
     }
 }
 
-fn exit_status(ended: io::Result<std::process::ExitStatus>) -> std::result::Result<ExitStatus, Failure> {
-    let lost =
-        || Failure { kind: ErrorKind::Internal, message: "the end of the command is not known".into() };
+fn exit_status(ended: io::Result<std::process::ExitStatus>) -> Result<ExitStatus> {
+    let lost = || Error::new(ErrorKind::Internal, "the end of the command is not known");
     let ended = ended.map_err(|_| lost())?;
     let exited = ended.code().map(ExitStatus::Exited);
     exited.or_else(|| ended.signal().map(ExitStatus::Signaled)).ok_or_else(lost)
@@ -247,38 +244,43 @@ enum InputItem {
     Size(TerminalSize),
 }
 
-/// Carries out what the client says, until it is gone.
-async fn forward_input(
-    mut source: SplitStream<Connection>,
-    input: Input,
-    process: u32,
-    waiting: &AtomicBool,
-) {
+/// Carries out what the client says, until it is gone or says what it must not.
+async fn forward_input(commands: &Commands, mut source: Streaming<ExecRequest>, input: Input, process: u32) {
     let (sender, receiver) = mpsc::channel(INPUT_QUEUE);
     let listen = async {
         let mut sender = Some(sender);
-        while let Some(Ok(message)) = source.next().await {
-            let item = match message {
-                ClientMessage::Stdin(bytes) => InputItem::Bytes(bytes),
-                ClientMessage::Resize(size) => InputItem::Size(size),
-                ClientMessage::StdinEnd => {
-                    sender = None;
-                    continue;
+        loop {
+            let item = match source.message().await {
+                Ok(Some(ExecRequest { message: Some(said) })) => match said {
+                    Said::Stdin(bytes) => InputItem::Bytes(bytes),
+                    Said::Resize(size) => match size.try_into() {
+                        Ok(size) => InputItem::Size(size),
+                        Err(_) => return,
+                    },
+                    Said::Signal(name) => match signal_of(&name) {
+                        Ok(signal) => {
+                            signal_group(process, signal);
+                            continue;
+                        }
+                        Err(_) => return,
+                    },
+                    Said::StdinEnd(_) => {
+                        sender = None;
+                        continue;
+                    }
+                    Said::Start(_) => return,
+                },
+                // The end of what it says is the end of standard input; its interest in the answers may go on.
+                Ok(None) => {
+                    drop(sender);
+                    return std::future::pending().await;
                 }
-                ClientMessage::Signal(signal) => {
-                    signal_group(process, signal);
-                    continue;
-                }
-                ClientMessage::Authenticate(_)
-                | ClientMessage::Exec(_)
-                | ClientMessage::Status
-                | ClientMessage::Shutdown { .. } => return,
+                Ok(Some(ExecRequest { message: None })) | Err(_) => return,
             };
+            commands.touch();
             if let Some(sender) = &sender {
-                waiting.store(true, Ordering::Relaxed);
                 // A command that has closed its input lets the rest go.
                 let _closed = sender.send(item).await;
-                waiting.store(false, Ordering::Relaxed);
             }
         }
     };

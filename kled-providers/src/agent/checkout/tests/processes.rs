@@ -41,7 +41,7 @@ fn scene(name: &str, address: &str, directory: &Path) -> Command {
     command
         .args([
             "--exact",
-            &format!("local::checkout::tests::processes::{name}"),
+            &format!("agent::checkout::tests::processes::{name}"),
             "--include-ignored",
             "--nocapture",
         ])

@@ -14,6 +14,7 @@ use rustix::io::FdFlags;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use tokio::sync::oneshot;
 
+use super::login::Login;
 use super::{Report, redact};
 
 /// Variables by which a surrounding git (a hook, an alias) would make this one work on another repository.
@@ -77,6 +78,7 @@ pub(super) struct Surroundings {
     pub(super) report: Report,
     pub(super) inherited: Option<Arc<File>>,
     pub(super) owner: Option<String>,
+    pub(super) login: Option<Login>,
 }
 
 impl Surroundings {
@@ -92,6 +94,7 @@ impl Surroundings {
             .env("LC_ALL", "C")
             .env("GIT_TERMINAL_PROMPT", "0")
             .env("GIT_ALLOW_PROTOCOL", allowed_protocols(self.protocols))
+            .envs(self.login.iter().flat_map(Login::variables))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

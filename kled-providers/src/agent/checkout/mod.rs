@@ -14,6 +14,7 @@
 
 mod failure;
 mod git;
+mod login;
 mod redact;
 #[cfg(test)]
 mod tests;
@@ -29,9 +30,10 @@ use std::time::Duration;
 use kled_core::workspace::{CommitId, History, Repository, Revision, Source};
 use kled_core::{Error, ErrorKind, Result};
 
-use super::proc;
+use super::{Credential, proc};
 use failure::{GitMessages, classify, located, storage_full};
 use git::{Outcome, Surroundings};
+use login::Login;
 use redact::redact;
 
 /// The environment variable that names the owner of a checkout.
@@ -52,11 +54,13 @@ pub(crate) struct CheckoutOptions {
     /// Whose checkout it is. git and all that it starts carry it, and are found by it if this process is killed
     /// ([`end_left_behind`]): the death of the process ends git itself, not what git started.
     pub(crate) owner: Option<String>,
+    /// A login for the repository's own host, besides what git itself finds.
+    pub(crate) credential: Option<Credential>,
 }
 
 impl Default for CheckoutOptions {
     fn default() -> Self {
-        Self { report: Arc::new(|_| {}), inherited: None, owner: None }
+        Self { report: Arc::new(|_| {}), inherited: None, owner: None, credential: None }
     }
 }
 
@@ -99,6 +103,10 @@ pub(crate) async fn checkout(
         report: Arc::clone(&options.report),
         inherited: options.inherited.clone(),
         owner: options.owner.clone(),
+        login: match (&options.credential, &source.repository) {
+            (Some(credential), Repository::Url(url)) => Some(Login::new(url, credential)),
+            _ => None,
+        },
     };
     let address = address(&source.repository).map_err(|cause| {
         located(Error::new(ErrorKind::RepositoryNotFound, "the path cannot be made absolute"), source)

@@ -1,0 +1,27 @@
+//! The agent: what runs beside every workspace and does there what is asked of it from outside.
+//!
+//! One protocol for every backend: gRPC over HTTP/2 over any stream of bytes, so framing, flow control, multiplexing,
+//! cancellation and heartbeats are the library's. `proto/agent.proto` defines it.
+//!
+//! | part | what it is |
+//! |---|---|
+//! | [`AgentClient`] | the side of whoever drives a workspace |
+//! | [`server`] | the side of the workspace |
+//! | [`Token`] | what a driver has to know |
+//!
+//! ```text
+//! AgentClient --- HTTP/2 over a socket, a port-forward, an exec ---> server --- processes, files, ports
+//! ```
+
+pub(crate) mod checkout;
+mod client;
+pub(crate) mod proc;
+mod protocol;
+pub mod server;
+#[cfg(test)]
+mod tests;
+mod token;
+mod transport;
+
+pub use client::{AgentClient, AgentStatus, CheckedOut, Credential, Usage};
+pub use token::Token;

@@ -1,0 +1,68 @@
+//! HTTP/2 over any stream of bytes.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use kled_core::{Error, ErrorKind, Result};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tonic::body::Body;
+use tower_service::Service;
+
+/// How much a sender may be ahead of a receiver: in one call, and in all calls of a connection.
+pub(super) const STREAM_WINDOW: u32 = 1 << 20;
+pub(super) const CONNECTION_WINDOW: u32 = 8 << 20;
+
+/// How often each side asks whether the other is still there, and how long the answer may take.
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(10);
+pub(super) const HEARTBEAT_LIMIT: Duration = Duration::from_secs(20);
+
+/// One connection, used by any number of calls at once.
+#[derive(Clone, Debug)]
+pub(super) struct Channel(SendRequest<Body>);
+
+/// Shakes hands on `stream`. The connection lives until it breaks or the last clone of the channel is dropped.
+pub(super) async fn connect<S>(stream: S) -> Result<Channel>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .keep_alive_interval(HEARTBEAT)
+        .keep_alive_timeout(HEARTBEAT_LIMIT)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|cause| {
+            Error::new(ErrorKind::Unavailable, "the workspace does not answer").because(cause)
+        })?;
+    // Its end is seen by the calls.
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(Channel(sender))
+}
+
+impl Channel {
+    /// True when no further call can succeed.
+    pub(super) fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+}
+
+impl Service<Request<Body>> for Channel {
+    type Response = Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Box::pin(self.0.send_request(request))
+    }
+}
