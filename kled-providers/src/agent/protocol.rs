@@ -1,8 +1,9 @@
 //! The protocol's messages, and how they and the values of the core become one another.
 
-use std::num::TryFromIntError;
+use std::num::{NonZeroU16, TryFromIntError};
 
 use kled_core::provider::{Command, ExitStatus, Signal, StandardInput, TerminalSize, Variables};
+use kled_core::setup::{ForwardedPort, IgnoredField};
 use kled_core::{Error, ErrorKind};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
@@ -27,7 +28,7 @@ const fn code(kind: ErrorKind) -> Code {
         | ErrorKind::RevisionNotFound
         | ErrorKind::CommandNotFound => Code::NotFound,
         ErrorKind::Conflict => Code::Aborted,
-        ErrorKind::InvalidState => Code::FailedPrecondition,
+        ErrorKind::InvalidState | ErrorKind::SetupFailed => Code::FailedPrecondition,
         ErrorKind::Unauthenticated => Code::Unauthenticated,
         ErrorKind::PermissionDenied => Code::PermissionDenied,
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Code::ResourceExhausted,
@@ -144,6 +145,38 @@ impl TryFrom<messages::ExitStatus> for ExitStatus {
     }
 }
 
+impl From<ForwardedPort> for messages::ForwardedPort {
+    fn from(port: ForwardedPort) -> Self {
+        Self { host: port.host, number: u16::from(port.number).into(), label: port.label }
+    }
+}
+
+impl TryFrom<messages::ForwardedPort> for ForwardedPort {
+    type Error = Error;
+
+    fn try_from(port: messages::ForwardedPort) -> Result<Self, Error> {
+        let number = u16::try_from(port.number).ok().and_then(NonZeroU16::new);
+        Ok(Self { host: port.host, number: number.ok_or_else(broken_protocol)?, label: port.label })
+    }
+}
+
+impl From<IgnoredField> for messages::IgnoredField {
+    fn from(ignored: IgnoredField) -> Self {
+        let reason = serde_json::to_value(ignored.reason).ok();
+        let reason = reason.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+        Self { field: ignored.field, line: ignored.line, reason }
+    }
+}
+
+impl TryFrom<messages::IgnoredField> for IgnoredField {
+    type Error = Error;
+
+    fn try_from(ignored: messages::IgnoredField) -> Result<Self, Error> {
+        let reason = serde_json::from_value(serde_json::Value::String(ignored.reason));
+        Ok(Self::new(ignored.field, ignored.line, reason.map_err(|_| broken_protocol())?))
+    }
+}
+
 /// The POSIX name of a signal, as it travels.
 pub(crate) const fn signal_name(signal: Signal) -> &'static str {
     match signal {
@@ -178,6 +211,7 @@ mod tests {
             ErrorKind::RepositoryNotFound,
             ErrorKind::RevisionNotFound,
             ErrorKind::CommandNotFound,
+            ErrorKind::SetupFailed,
             ErrorKind::StorageFull,
             ErrorKind::QuotaExceeded,
             ErrorKind::ImageUnavailable,

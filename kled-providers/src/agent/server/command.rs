@@ -28,7 +28,7 @@ const COMMAND: &str = "KLED_COMMAND";
 
 /// After a command has ended, what it wrote is in the pipe already; a longer silence means that something it left
 /// behind holds the pipe open.
-const SILENCE: Duration = Duration::from_millis(50);
+pub(super) const SILENCE: Duration = Duration::from_millis(50);
 
 /// Chunks of standard input that wait for the command to read.
 const INPUT_QUEUE: usize = 8;
@@ -61,6 +61,15 @@ enum Input {
     Terminal(pty_process::OwnedWritePty),
 }
 
+impl Running {
+    /// Kills it and what it started.
+    pub(super) async fn kill(&mut self) {
+        kill_tree(self.process, &self.marker).await;
+        // Nothing is left to say of a command that nobody waits for.
+        let _status = self.child.wait().await;
+    }
+}
+
 /// Serves the client of a started command until it ends or the client goes.
 pub(super) async fn run(
     commands: &Arc<Commands>,
@@ -68,7 +77,7 @@ pub(super) async fn run(
     source: Streaming<ExecRequest>,
     answers: Answers,
 ) {
-    let (process, marker) = (running.process, running.marker.clone());
+    let process = running.process;
     let input = std::mem::replace(&mut running.input, Input::Empty);
     let finished = tokio::select! {
         result = forward_output(commands, &mut running, &answers) => result.is_ok(),
@@ -76,9 +85,7 @@ pub(super) async fn run(
         () = answers.closed() => false,
     };
     if !finished {
-        kill_tree(process, &marker).await;
-        // Nothing is left to say of a command whose client is gone.
-        let _status = running.child.wait().await;
+        running.kill().await;
     }
     commands.ended(process);
 }
@@ -91,9 +98,10 @@ pub(super) fn start(commands: &Commands, command: &Command) -> Result<Running> {
         .filter(|(program, _)| !program.is_empty())
         .ok_or_else(|| Error::new(ErrorKind::InvalidInput, "the command is empty"))?;
     let configuration = &commands.configuration;
+    let prepared = commands.preparation.applied();
     let folder = match &command.working_directory {
         Some(path) => configuration.working_directory.join(path),
-        None => configuration.working_directory.clone(),
+        None => prepared.folder,
     };
     if !folder.is_dir() {
         return Err(Error::new(
@@ -102,7 +110,7 @@ pub(super) fn start(commands: &Commands, command: &Command) -> Result<Running> {
         ));
     }
     let marker = format!("{}.{}", configuration.id, commands.next_number());
-    let mut environment = configuration.environment.clone();
+    let mut environment = prepared.environment;
     environment.0.extend(command.environment.0.clone());
     environment.0.insert(COMMAND.into(), marker.clone());
     environment.0.insert("PWD".into(), folder.display().to_string());
@@ -221,7 +229,7 @@ async fn forward_output(commands: &Commands, running: &mut Running, answers: &An
 }
 
 /// The next bytes; `None` at the end. Never ready for an output that has ended.
-async fn read(reader: &mut Option<Reader>) -> Option<Bytes> {
+pub(super) async fn read(reader: &mut Option<Reader>) -> Option<Bytes> {
     let Some(reader) = reader else { return std::future::pending().await };
     let mut buffer = BytesMut::with_capacity(CHUNK);
     // A terminal whose last program ended answers with an error: its end.
@@ -231,7 +239,7 @@ async fn read(reader: &mut Option<Reader>) -> Option<Bytes> {
     }
 }
 
-fn exit_status(ended: io::Result<std::process::ExitStatus>) -> Result<ExitStatus> {
+pub(super) fn exit_status(ended: io::Result<std::process::ExitStatus>) -> Result<ExitStatus> {
     let lost = || Error::new(ErrorKind::Internal, "the end of the command is not known");
     let ended = ended.map_err(|_| lost())?;
     let exited = ended.code().map(ExitStatus::Exited);

@@ -7,6 +7,7 @@ mod commands;
 mod connect;
 mod detached;
 mod files;
+mod setup;
 
 use std::fmt;
 use std::io;

@@ -1,0 +1,296 @@
+//! Carries out what the project asks for after its checkout, and what the user brings along.
+
+mod dotfiles;
+mod read;
+mod record;
+mod step;
+mod user;
+
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use kled_core::provider::Variables;
+use kled_core::setup::{
+    Action, Dotfiles, GitIdentity, IgnoredField, IgnoredReason, Phase, Resolved, Scope, Setup, Step,
+    devcontainer_id, plan,
+};
+use kled_core::{Error, ErrorKind, Result};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use self::record::Record;
+use super::Configuration;
+use super::call::ANSWER_QUEUE;
+use super::commands::Commands;
+use crate::agent::protocol::messages::setup_response::Message as Answer;
+use crate::agent::protocol::messages::{self, SetupPhase, SetupRequest, SetupResponse, SetupSummary};
+use crate::agent::protocol::{broken_protocol, status_of};
+
+/// What a command of the workspace begins with.
+#[derive(Clone, Debug)]
+pub(super) struct Applied {
+    pub(super) environment: Variables,
+    pub(super) folder: PathBuf,
+}
+
+/// How far the workspace is set up.
+#[derive(Debug)]
+pub(super) struct Preparation {
+    applied: RwLock<Applied>,
+    /// Held by whoever sets up. Nothing before the first set-up of this agent.
+    record: tokio::sync::Mutex<Option<Record>>,
+}
+
+impl Preparation {
+    /// As an earlier agent of the workspace left it, but for variables of the user's machine, which nobody keeps.
+    pub(super) fn new(configuration: &Configuration) -> Self {
+        // A record that cannot be read is an error of the next set-up, not of every command.
+        let known = state(configuration).and_then(|folder| Record::read(folder).ok().flatten());
+        let applied = known.and_then(|record| {
+            let resolved = resolve(configuration, &record.setup, Variables::default()).ok()?;
+            Some(applied(configuration, &resolved, record.git_identity.as_ref()))
+        });
+        let applied = applied.unwrap_or_else(|| Applied {
+            environment: configuration.environment.clone(),
+            folder: configuration.working_directory.clone(),
+        });
+        Self { applied: RwLock::new(applied), record: tokio::sync::Mutex::new(None) }
+    }
+
+    pub(super) fn applied(&self) -> Applied {
+        self.applied.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn apply(&self, applied: Applied) {
+        *self.applied.write().unwrap_or_else(PoisonError::into_inner) = applied;
+    }
+}
+
+/// Where it is noted what was set up; nowhere where the checkout is made from outside.
+fn state(configuration: &Configuration) -> Option<&std::path::Path> {
+    configuration.checkout.as_ref().map(|place| place.state.as_path())
+}
+
+fn resolve(configuration: &Configuration, setup: &Setup, local_environment: Variables) -> Result<Resolved> {
+    let checkout = configuration.working_directory.display().to_string();
+    setup.resolve(&Scope {
+        local_environment,
+        container_environment: configuration.environment.clone(),
+        local_workspace_folder: checkout.clone(),
+        container_workspace_folder: checkout,
+        devcontainer_id: devcontainer_id(configuration.id),
+    })
+}
+
+fn applied(configuration: &Configuration, resolved: &Resolved, identity: Option<&GitIdentity>) -> Applied {
+    let mut environment = resolved.environment.clone();
+    if let Some(identity) = identity {
+        let variables = identity.environment(&environment.0);
+        environment.0.extend(variables);
+    }
+    // The workspace's processes are found by these; no project can take them away.
+    let own = configuration.environment.0.iter().filter(|(name, _)| name.starts_with("KLED_"));
+    environment.0.extend(own.map(|(name, value)| (name.clone(), value.clone())));
+    Applied { environment, folder: PathBuf::from(&resolved.folder) }
+}
+
+/// Tells the driver how far it is.
+pub(super) struct Progress(mpsc::Sender<Result<SetupResponse, Status>>);
+
+impl Progress {
+    async fn line(&self, line: String) {
+        self.say(Answer::Progress(line)).await;
+    }
+
+    async fn say(&self, message: Answer) {
+        // The driver may be gone: then the running step ends.
+        let _gone = self.0.send(Ok(SetupResponse { message: Some(message) })).await;
+    }
+
+    /// Waits until nobody listens any more.
+    async fn abandoned(&self) {
+        self.0.closed().await;
+    }
+}
+
+/// What is asked for.
+struct Request {
+    phase: Phase,
+    dotfiles: Option<Dotfiles>,
+    git_identity: Option<GitIdentity>,
+    local_environment: Variables,
+}
+
+impl TryFrom<SetupRequest> for Request {
+    type Error = Error;
+
+    fn try_from(request: SetupRequest) -> Result<Self> {
+        let phase = match request.phase() {
+            SetupPhase::Create => Phase::Create,
+            SetupPhase::Start => Phase::Start,
+            SetupPhase::Attach => Phase::Attach,
+            SetupPhase::Unspecified => return Err(broken_protocol()),
+        };
+        let dotfiles = |asked: messages::Dotfiles| {
+            Ok::<_, Error>(Dotfiles {
+                repository: asked.repository.parse()?,
+                revision: asked.revision,
+                install_command: asked.install_command,
+            })
+        };
+        let identity = request.git_identity.map(|identity| GitIdentity::new(identity.name, identity.email));
+        Ok(Self {
+            phase,
+            dotfiles: request.dotfiles.map(dotfiles).transpose()?,
+            git_identity: identity.transpose()?,
+            local_environment: Variables(request.local_environment.into_iter().collect()),
+        })
+    }
+}
+
+/// Sets up. Ends when the driver is gone.
+pub(super) fn set_up(
+    commands: &Arc<Commands>,
+    request: SetupRequest,
+) -> Result<ReceiverStream<Result<SetupResponse, Status>>> {
+    let request = Request::try_from(request)?;
+    let (answers, receiver) = mpsc::channel(ANSWER_QUEUE);
+    let commands = Arc::clone(commands);
+    tokio::spawn(async move {
+        let progress = Progress(answers);
+        match carry_out(&commands, request, &progress).await {
+            Ok(summary) => progress.say(Answer::Done(summary)).await,
+            Err(error) => {
+                // Kind and message are all that travels.
+                let line = Error::new(error.kind(), error.to_string());
+                let _gone = progress.0.send(Err(status_of(&line))).await;
+            }
+        }
+    });
+    Ok(ReceiverStream::new(receiver))
+}
+
+async fn carry_out(commands: &Arc<Commands>, request: Request, progress: &Progress) -> Result<SetupSummary> {
+    let configuration = &commands.configuration;
+    let mut turn = tokio::select! {
+        turn = commands.preparation.record.lock() => turn,
+        () = progress.abandoned() => return Err(step::abandoned()),
+    };
+    let (folder, state) =
+        (configuration.working_directory.clone(), state(configuration).map(ToOwned::to_owned));
+    let known = turn.clone();
+    let place = state.clone();
+    let (mut record, mut setup) = blocking(move || {
+        let known = match (known, place) {
+            (Some(known), _) => known,
+            (None, Some(place)) => Record::read(&place)?.unwrap_or_default(),
+            (None, None) => Record::default(),
+        };
+        Ok((known, read::read(&folder)?))
+    })
+    .await?;
+    setup.dotfiles = request.dotfiles;
+    record.git_identity = request.git_identity.or(record.git_identity);
+    let resolved = resolve(configuration, &setup, request.local_environment)?;
+    let now = applied(configuration, &resolved, record.git_identity.as_ref());
+    commands.preparation.apply(now.clone());
+    record.setup = setup;
+    let mut run = Run { commands, progress, resolved, applied: now, ignored: Vec::new() };
+    let result = run.all(request.phase, &mut record, state).await;
+    *turn = Some(record);
+    result.map(|file| run.summary(file))
+}
+
+/// One set-up.
+struct Run<'a> {
+    commands: &'a Arc<Commands>,
+    progress: &'a Progress,
+    resolved: Resolved,
+    applied: Applied,
+    /// Besides what is known before the first step.
+    ignored: Vec<IgnoredField>,
+}
+
+impl Run<'_> {
+    /// Runs the steps of a phase that are not done, and notes each that succeeded. Answers which file they are from.
+    async fn all(
+        &mut self,
+        phase: Phase,
+        record: &mut Record,
+        state: Option<PathBuf>,
+    ) -> Result<Option<String>> {
+        note(record, state.as_ref()).await?;
+        let phases: &[Phase] = match phase {
+            Phase::Create => &[Phase::Create, Phase::Start],
+            Phase::Start => &[Phase::Start],
+            Phase::Attach => &[Phase::Attach],
+        };
+        let steps: Vec<Step> =
+            phases.iter().flat_map(|phase| plan(&record.setup, *phase, &record.done)).collect();
+        let mut ready = false;
+        for step in steps {
+            if !step.awaited && !ready {
+                self.progress.say(Answer::Ready(true)).await;
+                ready = true;
+            }
+            self.step(&step, record.setup.file.as_deref()).await?;
+            record.done.record(&step);
+            note(record, state.as_ref()).await?;
+        }
+        Ok(record.setup.file.clone())
+    }
+
+    async fn step(&mut self, step: &Step, file: Option<&str>) -> Result<()> {
+        match &step.action {
+            Action::Run(set) => {
+                self.progress.line(format!("running {}", set.field)).await;
+                let set = set.substituted(&self.resolved.scope);
+                step::run(self.commands, &set, file, &self.applied.folder, self.progress).await
+            }
+            Action::Dotfiles(dotfiles) => {
+                self.progress.line(format!("installing dotfiles from {}", dotfiles.repository)).await;
+                let kept =
+                    dotfiles::install(self.commands, dotfiles, &self.applied.environment, self.progress)
+                        .await?;
+                let kept = kept.into_iter().map(|file| IgnoredField::new(file, None, IgnoredReason::Exists));
+                self.ignored.extend(kept);
+                Ok(())
+            }
+        }
+    }
+
+    fn summary(self, file: Option<String>) -> SetupSummary {
+        let Resolved { image, user, ports, mut ignored, .. } = self.resolved;
+        if image.is_some() {
+            ignored.push(IgnoredField::new("image", None, IgnoredReason::OtherImage));
+        }
+        if user.is_some_and(|user| !user::is_own(&user)) {
+            ignored.push(IgnoredField::new("remoteUser", None, IgnoredReason::OtherUser));
+        }
+        ignored.extend(self.ignored);
+        let before = &self.commands.configuration.environment.0;
+        let variables = self.applied.environment.0.into_iter();
+        let variables =
+            variables.filter(|(name, value)| before.get(name) != Some(value)).map(|(name, _)| name);
+        SetupSummary {
+            file,
+            image,
+            variables: variables.collect(),
+            ports: ports.into_iter().map(Into::into).collect(),
+            ignored: ignored.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+async fn note(record: &Record, folder: Option<&PathBuf>) -> Result<()> {
+    let Some(folder) = folder.cloned() else { return Ok(()) };
+    let record = record.clone();
+    blocking(move || record.write(&folder)).await
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|cause| {
+        Err(Error::new(ErrorKind::Internal, "a part of the set-up ended").because(cause))
+    })
+}
