@@ -294,3 +294,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
         Err(Error::new(ErrorKind::Internal, "a part of the set-up ended").because(cause))
     })
 }
+
+#[cfg(test)]
+mod tests;
