@@ -17,6 +17,10 @@ pub(crate) mod messages {
 /// The metadata that names the kind of an error.
 const ERROR_KIND: &str = "kled-error-kind";
 
+/// The metadata that says what to do about an error, in UTF-8, and how long it may be: metadata is not for texts.
+const ERROR_HINT: &str = "kled-error-hint-bin";
+const ERROR_HINT_MAX: usize = 1 << 10;
+
 /// What is read of a stream at once, and so the largest chunk of a message.
 pub(crate) const CHUNK: usize = 64 << 10;
 
@@ -40,11 +44,14 @@ const fn code(kind: ErrorKind) -> Code {
     }
 }
 
-/// An error on its way out of the agent: kind and one line, without context or cause.
+/// An error on its way out of the agent: kind, one line and what to do, without context or cause.
 pub(crate) fn status_of(error: &Error) -> Status {
     let mut status = Status::new(code(error.kind()), error.message());
     if let Ok(value) = MetadataValue::try_from(error.kind().as_str()) {
         status.metadata_mut().insert(ERROR_KIND, value);
+    }
+    if let Some(hint) = error.hint_text().filter(|hint| hint.len() <= ERROR_HINT_MAX) {
+        status.metadata_mut().insert_bin(ERROR_HINT, MetadataValue::from_bytes(hint.as_bytes()));
     }
     status
 }
@@ -56,7 +63,12 @@ pub(crate) fn error_of(status: &Status) -> Error {
         serde_json::from_value::<ErrorKind>(serde_json::Value::String(kind.to_owned())).ok()
     });
     match kind {
-        Some(kind) => Error::new(kind, status.message()),
+        Some(kind) => {
+            let hint = status.metadata().get_bin(ERROR_HINT).and_then(|value| value.to_bytes().ok());
+            let hint = hint.and_then(|bytes| String::from_utf8(bytes.into()).ok());
+            let error = Error::new(kind, status.message());
+            hint.into_iter().fold(error, Error::hint)
+        }
         None => lost().because(std::io::Error::other(format!("{:?}: {}", status.code(), status.message()))),
     }
 }
@@ -223,7 +235,9 @@ mod tests {
         ];
         for kind in kinds {
             let error = error_of(&status_of(&Error::new(kind, "why")));
-            assert_eq!((error.kind(), error.message()), (kind, "why"));
+            assert_eq!((error.kind(), error.message(), error.hint_text()), (kind, "why", None));
+            let error = error_of(&status_of(&Error::new(kind, "why").hint("do “this”")));
+            assert_eq!((error.kind(), error.hint_text()), (kind, Some("do “this”")));
         }
         assert_eq!(error_of(&Status::new(Code::NotFound, "no")).kind(), ErrorKind::Unavailable);
     }

@@ -220,7 +220,8 @@ impl AgentClient {
 
 impl AgentClient {
     /// Carries out what the project asks for: `devcontainer.json` or `.kled.yaml`. What is done already is not done
-    /// again, so it can be called as often as the workspace is created or started. Dropping the future ends it.
+    /// again, so it can be called as often as the workspace is created or started. It takes as long as the project's commands
+    /// take; dropping the future ends it.
     ///
     /// # Errors
     /// `InvalidInput` (a malformed file), `SetupFailed` (a command of the project), `CommandNotFound`, those of a checkout

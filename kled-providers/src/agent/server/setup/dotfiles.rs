@@ -12,7 +12,7 @@ use kled_core::workspace::{CommitId, Revision, Source};
 use kled_core::{Error, ErrorKind, Result};
 use tokio::sync::mpsc;
 
-use super::{Progress, blocking, state, step};
+use super::{Progress, blocking, reworded, state, step};
 use crate::agent::checkout::{CheckoutOptions, checkout};
 use crate::agent::server::checkout::empty;
 use crate::agent::server::commands::Commands;
@@ -99,7 +99,7 @@ async fn fetch(dotfiles: &Dotfiles, folder: &Path, progress: &Progress) -> Resul
         }
     };
     let (result, ()) = tokio::join!(checking_out, reporting);
-    result.map_err(|error| Error::new(error.kind(), format!("dotfiles: {error}")))?;
+    result.map_err(|error| reworded(&error, format!("dotfiles: {error}")))?;
     let folder = folder.to_owned();
     blocking(move || {
         let replaced = match std::fs::remove_dir_all(&folder) {

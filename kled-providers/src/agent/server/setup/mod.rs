@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+pub use self::read::read_setup;
 use self::record::Record;
 use super::Configuration;
 use super::call::ANSWER_QUEUE;
@@ -92,7 +93,8 @@ fn applied(configuration: &Configuration, resolved: &Resolved, identity: Option<
     // The workspace's processes are found by these; no project can take them away.
     let own = configuration.environment.0.iter().filter(|(name, _)| name.starts_with("KLED_"));
     environment.0.extend(own.map(|(name, value)| (name.clone(), value.clone())));
-    Applied { environment, folder: PathBuf::from(&resolved.folder) }
+    let folder = Some(PathBuf::from(&resolved.folder)).filter(|folder| folder.is_dir());
+    Applied { environment, folder: folder.unwrap_or_else(|| configuration.working_directory.clone()) }
 }
 
 /// Tells the driver how far it is.
@@ -162,13 +164,22 @@ pub(super) fn set_up(
         match carry_out(&commands, request, &progress).await {
             Ok(summary) => progress.say(Answer::Done(summary)).await,
             Err(error) => {
-                // Kind and message are all that travels.
-                let line = Error::new(error.kind(), error.to_string());
-                let _gone = progress.0.send(Err(status_of(&line))).await;
+                let _gone = progress.0.send(Err(status_of(&in_one_line(&error)))).await;
             }
         }
     });
     Ok(ReceiverStream::new(receiver))
+}
+
+/// The context does not travel, so it becomes part of the message.
+fn in_one_line(error: &Error) -> Error {
+    reworded(error, error.to_string())
+}
+
+/// The same error in other words.
+fn reworded(error: &Error, message: String) -> Error {
+    let reworded = Error::new(error.kind(), message);
+    error.hint_text().into_iter().fold(reworded, Error::hint)
 }
 
 async fn carry_out(commands: &Arc<Commands>, request: Request, progress: &Progress) -> Result<SetupSummary> {
@@ -187,7 +198,7 @@ async fn carry_out(commands: &Arc<Commands>, request: Request, progress: &Progre
             (None, Some(place)) => Record::read(&place)?.unwrap_or_default(),
             (None, None) => Record::default(),
         };
-        Ok((known, read::read(&folder)?))
+        Ok((known, read_setup(&folder)?))
     })
     .await?;
     setup.dotfiles = request.dotfiles;
@@ -261,9 +272,12 @@ impl Run<'_> {
     }
 
     fn summary(self, file: Option<String>) -> SetupSummary {
-        let Resolved { image, user, ports, mut ignored, .. } = self.resolved;
+        let Resolved { image, user, ports, folder, mut ignored, .. } = self.resolved;
         if image.is_some() {
             ignored.push(IgnoredField::new("image", None, IgnoredReason::OtherImage));
+        }
+        if self.applied.folder != std::path::Path::new(&folder) {
+            ignored.push(IgnoredField::new("workspaceFolder", None, IgnoredReason::OutsideCheckout));
         }
         if user.is_some_and(|user| !user::is_own(&user)) {
             ignored.push(IgnoredField::new("remoteUser", None, IgnoredReason::OtherUser));

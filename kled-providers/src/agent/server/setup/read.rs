@@ -13,8 +13,13 @@ const TEXT_MAX: u64 = 256 << 10;
 /// How many entries of `.devcontainer` are looked at.
 const FOLDERS_MAX: usize = 256;
 
-/// What the project in `folder` asks for. Files that were passed over are among the ignored fields.
-pub(super) fn read(folder: &Path) -> Result<Setup> {
+/// What the project in `folder` asks for, by its `devcontainer.json` or `.kled.yaml`. Files that were passed over are
+/// among the ignored fields. It blocks.
+///
+/// # Errors
+/// [`ErrorKind::InvalidInput`] with file, line and field for a malformed file, [`ErrorKind::PermissionDenied`] for one
+/// that cannot be read.
+pub fn read_setup(folder: &Path) -> Result<Setup> {
     let files = candidates(folder);
     let (place, passed_over) = choose(files.iter().map(String::as_str));
     let Some(place) = place else { return Ok(Setup::default()) };
@@ -97,7 +102,7 @@ mod tests {
             (".devcontainer/a/devcontainer.json", r#"{"image": "a"}"#),
             (".devcontainer/a/b/devcontainer.json", "not read"),
         ]);
-        let setup = read(folder.path()).unwrap();
+        let setup = read_setup(folder.path()).unwrap();
         assert_eq!(setup.file.as_deref(), Some(".devcontainer/a/devcontainer.json"));
         assert_eq!(setup.image.as_deref(), Some("a"));
         let ignored: Vec<_> = setup.ignored.iter().map(|field| field.field.as_str()).collect();
@@ -107,16 +112,16 @@ mod tests {
     #[test]
     fn a_project_without_a_file_asks_for_nothing() {
         let folder = project(&[("README.md", "")]);
-        assert_eq!(read(folder.path()).unwrap(), Setup::default());
+        assert_eq!(read_setup(folder.path()).unwrap(), Setup::default());
         // A folder of that name is no file.
         let folder = project(&[(".devcontainer.json/x", "")]);
-        assert_eq!(read(folder.path()).unwrap(), Setup::default());
+        assert_eq!(read_setup(folder.path()).unwrap(), Setup::default());
     }
 
     #[test]
     fn a_project_file_of_comments_asks_for_nothing() {
         for text in ["", "# nothing\n", "---\n"] {
-            let setup = read(project(&[(".kled.yaml", text)]).path()).unwrap();
+            let setup = read_setup(project(&[(".kled.yaml", text)]).path()).unwrap();
             assert_eq!(setup, Setup::from(ProjectFile::default()), "{text:?}");
         }
     }
@@ -130,7 +135,7 @@ mod tests {
             (".devcontainer.json", "{\n\"image\": 5}", Some("2"), "not a string"),
         ];
         for (file, text, line, why) in cases {
-            let error = read(project(&[(file, text)]).path()).unwrap_err();
+            let error = read_setup(project(&[(file, text)]).path()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
             let context: std::collections::BTreeMap<_, _> = error.context().collect();
             assert_eq!(context.get("file").copied(), Some(file), "{error}");
@@ -144,9 +149,11 @@ mod tests {
     #[test]
     fn what_is_too_long_or_no_text_is_refused() {
         let long = "#".repeat(300 << 10);
-        assert!(read(project(&[(".kled.yaml", &long)]).path()).unwrap_err().message().contains("too long"));
+        assert!(
+            read_setup(project(&[(".kled.yaml", &long)]).path()).unwrap_err().message().contains("too long")
+        );
         let folder = project(&[]);
         std::fs::write(folder.path().join(".devcontainer.json"), b"{\"a\": \"\xff\"}").unwrap();
-        assert!(read(folder.path()).unwrap_err().message().contains("UTF-8"));
+        assert!(read_setup(folder.path()).unwrap_err().message().contains("UTF-8"));
     }
 }

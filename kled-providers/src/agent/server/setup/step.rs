@@ -10,7 +10,7 @@ use kled_core::provider::{Command, ExitStatus, LogStream, StandardInput, Variabl
 use kled_core::setup::{CommandSet, SetupCommand};
 use kled_core::{Error, ErrorKind, Result};
 
-use super::Progress;
+use super::{Progress, reworded};
 use crate::agent::checkout::redact;
 use crate::agent::server::command::{self, Running, SILENCE};
 use crate::agent::server::commands::Commands;
@@ -32,20 +32,20 @@ pub(super) async fn run(
 ) -> Result<()> {
     let runs = set.commands.iter().map(|(name, command)| async move {
         let label = if name.is_empty() { set.field.clone() } else { format!("{}.{name}", set.field) };
-        let failed = |error: Error| located(error, &label, file, set.line);
+        let failed = |error: Error| located(&error, &label, file, set.line);
         one(commands, &label, name, command, folder, progress).await.map_err(failed)
     });
     join_all(runs).await.into_iter().collect()
 }
 
 /// The protocol carries kind and message alone, so the place is in the message.
-fn located(error: Error, label: &str, file: Option<&str>, line: Option<u64>) -> Error {
+fn located(error: &Error, label: &str, file: Option<&str>, line: Option<u64>) -> Error {
     let place = match (file, line) {
         (Some(file), Some(line)) => format!(" of {file}, line {line},"),
         (Some(file), None) => format!(" of {file}"),
         (None, _) => String::new(),
     };
-    Error::new(error.kind(), format!("{label}{place} {}", error.message()))
+    reworded(error, format!("{label}{place} {}", error.message()))
 }
 
 async fn one(
@@ -95,6 +95,7 @@ fn failure(status: ExitStatus, last: &VecDeque<String>) -> Error {
     let lines: Vec<&str> = last.iter().map(String::as_str).collect();
     let output = if lines.is_empty() { "it wrote nothing".into() } else { lines.join(" | ") };
     Error::new(ErrorKind::SetupFailed, format!("{how}: {output}"))
+        .hint("correct it, then create the workspace again: what is done is not repeated")
 }
 
 /// Reports the output until the command has ended and nothing more comes.

@@ -62,6 +62,7 @@ async fn a_failed_step_is_told_exactly_and_run_again() {
     let failed = agent.client.set_up(&options, |progress| lines.push(format!("{progress:?}"))).await;
     let error = failed.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SetupFailed);
+    assert!(error.hint_text().is_some_and(|hint| hint.contains("create the workspace again")));
     let message = error.to_string();
     let expected = "updateContentCommand of .devcontainer.json, line 4, failed with exit code 3: ";
     assert!(message.starts_with(expected), "{message}");
@@ -213,6 +214,17 @@ async fn commands_begin_in_the_projects_folder() {
     let web = format!("{}/web\n", workspace.checkout().display());
     assert_eq!(workspace.read("web/here"), web);
     assert_eq!(agent.shell("pwd").await, web);
+}
+
+#[tokio::test]
+async fn a_folder_that_is_not_there_hinders_no_command() {
+    let text = r#"{"workspaceFolder": "${containerWorkspaceFolder}/web", "onCreateCommand": "pwd > here"}"#;
+    let workspace = Workspace::new(&[(".devcontainer.json", text)]);
+    let agent = workspace.agent().await;
+    let summary = agent.set_up(Phase::Create).await.unwrap();
+    let ignored: Vec<_> = summary.ignored.iter().map(|field| (field.field.as_str(), field.reason)).collect();
+    assert_eq!(ignored, [("workspaceFolder", IgnoredReason::OutsideCheckout)]);
+    assert_eq!(workspace.read("here"), format!("{}\n", workspace.checkout().display()));
 }
 
 #[tokio::test]
