@@ -16,6 +16,7 @@ use tokio::process::Child;
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
+use super::account::Account;
 use super::commands::Commands;
 use crate::agent::proc;
 use crate::agent::protocol::messages::exec_request::Message as Said;
@@ -111,12 +112,13 @@ pub(super) fn start(commands: &Commands, command: &Command) -> Result<Running> {
     }
     let marker = format!("{}.{}", configuration.id, commands.next_number());
     let mut environment = prepared.environment;
+    let account = prepared.account;
     environment.0.extend(command.environment.0.clone());
     environment.0.insert(COMMAND.into(), marker.clone());
     environment.0.insert("PWD".into(), folder.display().to_string());
     let running = match command.terminal {
-        Some(size) => on_terminal(program, arguments, &environment, &folder, size),
-        None => on_pipes(program, arguments, &environment, &folder, command.stdin),
+        Some(size) => on_terminal(program, arguments, &environment, &folder, account, size),
+        None => on_pipes(program, arguments, &environment, &folder, account, command.stdin),
     };
     let (child, input, stdout, stderr) = running.map_err(|cause| start_error(program, cause))?;
     let process = child.id().ok_or_else(|| Error::new(ErrorKind::Internal, "the command has no process"))?;
@@ -131,10 +133,12 @@ fn on_pipes(
     arguments: &[String],
     environment: &Variables,
     folder: &std::path::Path,
+    account: Option<Account>,
     stdin: StandardInput,
 ) -> io::Result<Parts> {
     use std::process::Stdio;
-    let mut child = tokio::process::Command::new(program)
+    let mut command = tokio::process::Command::new(program);
+    command
         .args(arguments)
         .env_clear()
         .envs(&environment.0)
@@ -142,8 +146,12 @@ fn on_pipes(
         .process_group(0)
         .stdin(if stdin == StandardInput::Piped { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
+        .stderr(Stdio::piped());
+    if let Some(account) = account {
+        // SAFETY: `enter` makes system calls only, all of them async-signal-safe: no allocation, no lock.
+        unsafe { command.pre_exec(move || account.enter()) };
+    }
+    let mut child = command.spawn()?;
     let input = child.stdin.take().map_or(Input::Empty, |stdin| Input::Pipe(Box::pin(stdin)));
     let stdout = child.stdout.take().map(|stdout| Box::pin(stdout) as Reader);
     let stderr = child.stderr.take().map(|stderr| Box::pin(stderr) as Reader);
@@ -155,21 +163,26 @@ fn on_terminal(
     arguments: &[String],
     environment: &Variables,
     folder: &std::path::Path,
+    account: Option<Account>,
     size: TerminalSize,
 ) -> io::Result<Parts> {
     let (terminal, other_end) = pty_process::open().map_err(io::Error::other)?;
     terminal.resize(pty_process::Size::new(size.rows, size.columns)).map_err(io::Error::other)?;
-    let child = pty_process::Command::new(program)
+    let mut command = pty_process::Command::new(program)
         .args(arguments)
         .env_clear()
         .envs(&environment.0)
-        .current_dir(folder)
-        .spawn(other_end)
-        .map_err(|error| match error {
-            pty_process::Error::Io(cause) => cause,
-            pty_process::Error::Rustix(cause) => cause.into(),
-            other => io::Error::other(other),
-        })?;
+        .current_dir(folder);
+    if let Some(account) = account {
+        account.own_terminal(&other_end)?;
+        // SAFETY: `enter` makes system calls only, all of them async-signal-safe: no allocation, no lock.
+        command = unsafe { command.pre_exec(move || account.enter()) };
+    }
+    let child = command.spawn(other_end).map_err(|error| match error {
+        pty_process::Error::Io(cause) => cause,
+        pty_process::Error::Rustix(cause) => cause.into(),
+        other => io::Error::other(other),
+    })?;
     let (output, input) = terminal.into_split();
     Ok((child, Input::Terminal(input), Some(Box::pin(output)), None))
 }

@@ -1,5 +1,6 @@
 //! The side of the workspace: it runs commands, moves files, connects to ports and knows what is going on.
 
+mod account;
 mod call;
 mod checkout;
 mod command;

@@ -6,22 +6,22 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kled_core::provider::Variables;
 use kled_core::setup::{CommandSet, DOTFILES_SCRIPTS, Dotfiles, DotfilesInstall, SetupCommand, StepKind};
 use kled_core::workspace::{CommitId, Revision, Source};
 use kled_core::{Error, ErrorKind, Result};
 use tokio::sync::mpsc;
 
-use super::{Progress, blocking, reworded, state, step};
+use super::{Applied, Progress, blocking, reworded, state, step};
 use crate::agent::checkout::{CheckoutOptions, checkout};
+use crate::agent::server::account::Account;
 use crate::agent::server::checkout::empty;
 use crate::agent::server::commands::Commands;
 
 /// The folder of the repository, where the agent keeps its state.
 const FOLDER: &str = "dotfiles";
 
-/// The same in a home folder, where the agent keeps none.
-const FOLDER_IN_HOME: &str = ".local/share/kled/dotfiles";
+/// The same in a home folder, where the agent keeps no state, or none that the user can read.
+const FOLDER_IN_HOME: &str = ".kled-dotfiles";
 
 /// Lines of git's progress that wait to be sent; more are left out.
 const LINES: usize = 16;
@@ -39,19 +39,20 @@ fn failed(what: &str, path: &Path, cause: &io::Error) -> Error {
 pub(super) async fn install(
     commands: &Arc<Commands>,
     dotfiles: &Dotfiles,
-    environment: &Variables,
+    applied: &Applied,
     progress: &Progress,
 ) -> Result<Vec<String>> {
-    let home =
-        environment.0.get("HOME").filter(|home| !home.is_empty()).map(PathBuf::from).ok_or_else(|| {
-            Error::new(ErrorKind::InvalidInput, "dotfiles need a home folder, and HOME is not set")
-        })?;
+    let home = applied.environment.0.get("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
+    let home = home.ok_or_else(|| {
+        Error::new(ErrorKind::InvalidInput, "dotfiles need a home folder, and HOME is not set")
+    })?;
     let folder = match state(&commands.configuration) {
-        Some(state) => state.join(FOLDER),
-        None => home.join(FOLDER_IN_HOME),
+        Some(state) if applied.account.is_none() => state.join(FOLDER),
+        // Another user may not be able to read what the agent keeps.
+        _ => home.join(FOLDER_IN_HOME),
     };
     tokio::select! {
-        done = fetch(dotfiles, &folder, progress) => done?,
+        done = fetch(dotfiles, &folder, applied.account.clone(), progress) => done?,
         () = progress.abandoned() => return Err(step::abandoned()),
     }
     let place = folder.clone();
@@ -74,7 +75,12 @@ pub(super) async fn install(
 }
 
 /// Checks the repository out beside `folder`, which it then replaces.
-async fn fetch(dotfiles: &Dotfiles, folder: &Path, progress: &Progress) -> Result<()> {
+async fn fetch(
+    dotfiles: &Dotfiles,
+    folder: &Path,
+    account: Option<Account>,
+    progress: &Progress,
+) -> Result<()> {
     let parent = folder.parent().unwrap_or(folder).to_owned();
     let arriving = blocking(move || {
         std::fs::create_dir_all(&parent)
@@ -102,6 +108,9 @@ async fn fetch(dotfiles: &Dotfiles, folder: &Path, progress: &Progress) -> Resul
     result.map_err(|error| reworded(&error, format!("dotfiles: {error}")))?;
     let folder = folder.to_owned();
     blocking(move || {
+        if let Some(account) = account {
+            account.own(arriving.path()).map_err(|cause| failed("give away", &folder, &cause))?;
+        }
         let replaced = match std::fs::remove_dir_all(&folder) {
             Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(cause),
             _ => std::fs::rename(arriving.keep(), &folder),

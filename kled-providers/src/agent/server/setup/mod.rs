@@ -4,7 +4,6 @@ mod dotfiles;
 mod read;
 mod record;
 mod step;
-mod user;
 
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -22,6 +21,7 @@ use tonic::Status;
 pub use self::read::read_setup;
 use self::record::Record;
 use super::Configuration;
+use super::account::Account;
 use super::call::ANSWER_QUEUE;
 use super::commands::Commands;
 use crate::agent::protocol::messages::setup_response::Message as Answer;
@@ -33,6 +33,18 @@ use crate::agent::protocol::{broken_protocol, status_of};
 pub(super) struct Applied {
     pub(super) environment: Variables,
     pub(super) folder: PathBuf,
+    /// The user, where it is not the agent's own.
+    pub(super) account: Option<Account>,
+}
+
+impl Applied {
+    fn runs_as(&self, user: &str) -> bool {
+        let own = Account::own_number();
+        self.account.is_some()
+            || user == own.to_string()
+            || (user == "root" && own == 0)
+            || Account::find(user).is_some_and(|account| account.number() == own)
+    }
 }
 
 /// How far the workspace is set up.
@@ -49,12 +61,13 @@ impl Preparation {
         // A record that cannot be read is an error of the next set-up, not of every command.
         let known = state(configuration).and_then(|folder| Record::read(folder).ok().flatten());
         let applied = known.and_then(|record| {
-            let resolved = resolve(configuration, &record.setup, Variables::default()).ok()?;
-            Some(applied(configuration, &resolved, record.git_identity.as_ref()))
+            let (resolved, account) = resolve(configuration, &record.setup, Variables::default()).ok()?;
+            Some(applied(configuration, &resolved, account, record.git_identity.as_ref()))
         });
         let applied = applied.unwrap_or_else(|| Applied {
             environment: configuration.environment.clone(),
             folder: configuration.working_directory.clone(),
+            account: None,
         });
         Self { applied: RwLock::new(applied), record: tokio::sync::Mutex::new(None) }
     }
@@ -73,18 +86,35 @@ fn state(configuration: &Configuration) -> Option<&std::path::Path> {
     configuration.checkout.as_ref().map(|place| place.state.as_path())
 }
 
-fn resolve(configuration: &Configuration, setup: &Setup, local_environment: Variables) -> Result<Resolved> {
+/// What the project asks for comes to here, and the user that commands run as, where it is another one than the agent's
+/// own. That one is found where the agent made the checkout, and so can give it away.
+fn resolve(
+    configuration: &Configuration,
+    setup: &Setup,
+    local_environment: Variables,
+) -> Result<(Resolved, Option<Account>)> {
     let checkout = configuration.working_directory.display().to_string();
-    setup.resolve(&Scope {
+    let mut scope = Scope {
         local_environment,
         container_environment: configuration.environment.clone(),
         local_workspace_folder: checkout.clone(),
         container_workspace_folder: checkout,
         devcontainer_id: devcontainer_id(configuration.id),
-    })
+    };
+    let user = setup.user.as_deref().filter(|_| configuration.checkout.is_some());
+    let account = user.and_then(|user| Account::find(&scope.substitute(user)));
+    let account =
+        account.filter(|account| account.number() != Account::own_number() && account.can_be_entered());
+    scope.container_environment.0.extend(account.iter().flat_map(Account::environment));
+    Ok((setup.resolve(&scope)?, account))
 }
 
-fn applied(configuration: &Configuration, resolved: &Resolved, identity: Option<&GitIdentity>) -> Applied {
+fn applied(
+    configuration: &Configuration,
+    resolved: &Resolved,
+    account: Option<Account>,
+    identity: Option<&GitIdentity>,
+) -> Applied {
     let mut environment = resolved.environment.clone();
     if let Some(identity) = identity {
         let variables = identity.environment(&environment.0);
@@ -94,7 +124,8 @@ fn applied(configuration: &Configuration, resolved: &Resolved, identity: Option<
     let own = configuration.environment.0.iter().filter(|(name, _)| name.starts_with("KLED_"));
     environment.0.extend(own.map(|(name, value)| (name.clone(), value.clone())));
     let folder = Some(PathBuf::from(&resolved.folder)).filter(|folder| folder.is_dir());
-    Applied { environment, folder: folder.unwrap_or_else(|| configuration.working_directory.clone()) }
+    let folder = folder.unwrap_or_else(|| configuration.working_directory.clone());
+    Applied { environment, folder, account }
 }
 
 /// Tells the driver how far it is.
@@ -183,34 +214,45 @@ fn reworded(error: &Error, message: String) -> Error {
 }
 
 async fn carry_out(commands: &Arc<Commands>, request: Request, progress: &Progress) -> Result<SetupSummary> {
-    let configuration = &commands.configuration;
+    let phase = request.phase;
     let mut turn = tokio::select! {
         turn = commands.preparation.record.lock() => turn,
         () = progress.abandoned() => return Err(step::abandoned()),
     };
-    let (folder, state) =
-        (configuration.working_directory.clone(), state(configuration).map(ToOwned::to_owned));
-    let known = turn.clone();
-    let place = state.clone();
-    let (mut record, mut setup) = blocking(move || {
-        let known = match (known, place) {
-            (Some(known), _) => known,
-            (None, Some(place)) => Record::read(&place)?.unwrap_or_default(),
-            (None, None) => Record::default(),
-        };
-        Ok((known, read_setup(&folder)?))
-    })
-    .await?;
-    setup.dotfiles = request.dotfiles;
-    record.git_identity = request.git_identity.or(record.git_identity);
-    let resolved = resolve(configuration, &setup, request.local_environment)?;
-    let now = applied(configuration, &resolved, record.git_identity.as_ref());
-    commands.preparation.apply(now.clone());
-    record.setup = setup;
-    let mut run = Run { commands, progress, resolved, applied: now, ignored: Vec::new() };
-    let result = run.all(request.phase, &mut record, state).await;
+    let state = state(&commands.configuration).map(ToOwned::to_owned);
+    let (configuration, known) = (commands.configuration.clone(), turn.clone());
+    let (mut record, resolved, applied) = blocking(move || prepare(&configuration, known, request)).await?;
+    commands.preparation.apply(applied.clone());
+    let mut run = Run { commands, progress, resolved, applied, ignored: Vec::new() };
+    let result = run.all(phase, &mut record, state).await;
     *turn = Some(record);
     result.map(|file| run.summary(file))
+}
+
+/// Reads what was done and what is asked for, and makes the checkout the user's.
+fn prepare(
+    configuration: &Configuration,
+    known: Option<Record>,
+    request: Request,
+) -> Result<(Record, Resolved, Applied)> {
+    let mut record = match (known, state(configuration)) {
+        (Some(known), _) => known,
+        (None, Some(folder)) => Record::read(folder)?.unwrap_or_default(),
+        (None, None) => Record::default(),
+    };
+    record.setup = Setup { dotfiles: request.dotfiles, ..read_setup(&configuration.working_directory)? };
+    record.git_identity = request.git_identity.or(record.git_identity);
+    let (resolved, account) = resolve(configuration, &record.setup, request.local_environment)?;
+    if let (Some(account), Some(place)) = (&account, &configuration.checkout) {
+        account.own(&place.folder).map_err(|cause| {
+            Error::new(
+                ErrorKind::PermissionDenied,
+                format!("the checkout cannot be given to the user: {cause}"),
+            )
+        })?;
+    }
+    let applied = applied(configuration, &resolved, account, record.git_identity.as_ref());
+    Ok((record, resolved, applied))
 }
 
 /// One set-up.
@@ -261,9 +303,7 @@ impl Run<'_> {
             }
             Action::Dotfiles(dotfiles) => {
                 self.progress.line(format!("installing dotfiles from {}", dotfiles.repository)).await;
-                let kept =
-                    dotfiles::install(self.commands, dotfiles, &self.applied.environment, self.progress)
-                        .await?;
+                let kept = dotfiles::install(self.commands, dotfiles, &self.applied, self.progress).await?;
                 let kept = kept.into_iter().map(|file| IgnoredField::new(file, None, IgnoredReason::Exists));
                 self.ignored.extend(kept);
                 Ok(())
@@ -279,7 +319,7 @@ impl Run<'_> {
         if self.applied.folder != std::path::Path::new(&folder) {
             ignored.push(IgnoredField::new("workspaceFolder", None, IgnoredReason::OutsideCheckout));
         }
-        if user.is_some_and(|user| !user::is_own(&user)) {
+        if user.is_some_and(|user| !self.applied.runs_as(&user)) {
             ignored.push(IgnoredField::new("remoteUser", None, IgnoredReason::OtherUser));
         }
         ignored.extend(self.ignored);

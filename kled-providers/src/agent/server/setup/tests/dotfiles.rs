@@ -77,6 +77,19 @@ async fn a_script_is_run_once_with_the_home_folder() {
 }
 
 #[tokio::test]
+async fn they_belong_to_the_projects_user() {
+    let repository = repository(&[(".vimrc", "vim")]);
+    let workspace = Workspace::new(&[]);
+    let home = workspace.path("home");
+    let text = format!(r#"{{"remoteUser": "nobody", "containerEnv": {{"HOME": "{}"}}}}"#, home.display());
+    workspace.write(".devcontainer.json", &text);
+    let agent = workspace.agent().await;
+    install(&agent, &dotfiles(&repository)).await.unwrap();
+    let read_and_write = "cat ~/.vimrc; echo more >> ~/.vimrc && tail -n 1 ~/.vimrc";
+    assert_eq!(agent.shell(read_and_write).await, "vimvimmore\n");
+}
+
+#[tokio::test]
 async fn a_failed_installation_is_done_again() {
     let repository = repository(&[("install", "#!/bin/sh\necho broken >&2\nexit 7\n")]);
     let workspace = Workspace::new(&[]);

@@ -46,6 +46,8 @@ impl Workspace {
     /// A workspace whose checkout has these files.
     pub(super) fn new(files: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        // For other users of the machine, as a workspace is for its own.
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let path = |name: &str| {
             let path = folder.path().canonicalize().unwrap().join(name);
             std::fs::create_dir(&path).unwrap();

@@ -4,10 +4,11 @@ mod dotfiles;
 mod fixture;
 
 use kled_core::ErrorKind;
-use kled_core::provider::Variables;
+use kled_core::provider::{ExecRequest, TerminalSize, Variables};
 use kled_core::setup::{GitIdentity, IgnoredReason, Phase};
 
 use self::fixture::{SOON, Workspace, eventually};
+use crate::agent::server::account::Account;
 use crate::agent::{SetupOptions, SetupProgress};
 
 #[tokio::test]
@@ -214,6 +215,29 @@ async fn commands_begin_in_the_projects_folder() {
     let web = format!("{}/web\n", workspace.checkout().display());
     assert_eq!(workspace.read("web/here"), web);
     assert_eq!(agent.shell("pwd").await, web);
+}
+
+#[tokio::test]
+async fn commands_run_as_the_projects_user_where_the_agent_may_become_one() {
+    let text = r#"{"remoteUser": "nobody", "onCreateCommand": "id -un > who; id -G >> who"}"#;
+    let workspace = Workspace::new(&[(".devcontainer.json", text), ("web/index", "")]);
+    let script = "id -un; touch web/new && echo made";
+    let summary = workspace.agent().await.set_up(Phase::Create).await.unwrap();
+    let runs = |user: Account| user.number() == Account::own_number() || user.can_be_entered();
+    if !Account::find("nobody").is_some_and(runs) {
+        assert_eq!(summary.ignored[0].reason, IgnoredReason::OtherUser);
+        return;
+    }
+    assert!(summary.ignored.is_empty(), "{:?}", summary.ignored);
+    assert!(workspace.read("who").starts_with("nobody\n"), "{}", workspace.read("who"));
+    assert!(!workspace.read("who").lines().nth(1).unwrap().split(' ').any(|group| group == "0"));
+    let next = workspace.agent().await;
+    assert_eq!(next.shell(script).await, "nobody\nmade\n");
+    // On a terminal, which its programs can open by name.
+    let request = ExecRequest::new(["sh", "-c", "id -un; : < $(tty) && echo opened"]);
+    let session = next.client.exec(request.terminal(TerminalSize::default()).command).await.unwrap();
+    let output = String::from_utf8(session.output(1024).await.unwrap().stdout).unwrap();
+    assert_eq!(output, "nobody\r\nopened\r\n");
 }
 
 #[tokio::test]
