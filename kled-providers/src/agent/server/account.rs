@@ -1,11 +1,14 @@
 //! Other users of the workspace, whom commands can run as where the agent may become them.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
 /// A user by the workspace's own list, `/etc/passwd`.
@@ -98,22 +101,33 @@ impl Account {
         if std::fs::symlink_metadata(folder)?.uid() == self.number() {
             return Ok(());
         }
-        self.own_all(folder)
+        Ok(self.own_all(CWD, folder)?)
     }
 
-    fn own_all(&self, path: &Path) -> io::Result<()> {
-        if std::fs::symlink_metadata(path)?.is_dir() {
-            for entry in std::fs::read_dir(path)? {
-                self.own_all(&entry?.path())?;
+    /// Every folder is opened from the one above it and no link is followed: a process of the user that puts a link
+    /// in the way gains nothing.
+    fn own_all<P: rustix::path::Arg + Copy>(&self, above: BorrowedFd<'_>, name: P) -> rustix::io::Result<()> {
+        let group = self.groups.first().copied();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let folder = match rustix::fs::openat(above, name, flags, Mode::empty()) {
+            Ok(folder) => folder,
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                let flags = AtFlags::SYMLINK_NOFOLLOW;
+                return rustix::fs::chownat(above, name, Some(self.user), group, flags);
+            }
+            Err(cause) => return Err(cause),
+        };
+        for entry in Dir::read_from(&folder)? {
+            let entry = entry?;
+            if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+                self.own_all(folder.as_fd(), entry.file_name())?;
             }
         }
-        let group = self.groups.first().map(|group| group.as_raw());
-        // Of a link the link itself: it may lead out of the folder.
-        std::os::unix::fs::lchown(path, Some(self.number()), group)
+        rustix::fs::fchown(&folder, Some(self.user), group)
     }
 
     /// Gives an open terminal to the user, so that its programs can open it by name.
-    pub(super) fn own_terminal(&self, terminal: impl std::os::fd::AsFd) -> io::Result<()> {
+    pub(super) fn own_terminal(&self, terminal: impl AsFd) -> io::Result<()> {
         Ok(rustix::fs::fchown(terminal, Some(self.user), self.groups.first().copied())?)
     }
 }
@@ -142,5 +156,29 @@ mod tests {
     fn whom_a_process_may_become_is_tried() {
         let root = Account::in_lists("root", PASSWD, "").unwrap();
         assert_eq!(root.can_be_entered(), cfg!(target_os = "linux") && Account::own_number() == 0);
+    }
+
+    #[test]
+    fn a_folder_is_given_away_and_not_what_its_links_lead_to() {
+        let outside = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::create_dir_all(path("a/b")).unwrap();
+        std::fs::write(path("a/b/file"), "").unwrap();
+        std::os::unix::fs::symlink(outside.path(), path("a/link")).unwrap();
+        std::os::unix::fs::symlink("nowhere", path("dangling")).unwrap();
+        let Some(other) = Account::find("nobody").filter(|_| Account::own_number() == 0) else {
+            // Only root can give files away: nothing happens to what is the user's own already.
+            let own = Account {
+                user: rustix::process::geteuid(),
+                ..Account::in_lists("dev", PASSWD, GROUP).unwrap()
+            };
+            return own.own(folder.path()).unwrap();
+        };
+        other.own(folder.path()).unwrap();
+        for name in ["", "a", "a/b", "a/b/file", "a/link", "dangling"] {
+            assert_eq!(std::fs::symlink_metadata(path(name)).unwrap().uid(), other.number(), "{name}");
+        }
+        assert_eq!(std::fs::metadata(outside.path()).unwrap().uid(), 0);
     }
 }

@@ -221,7 +221,7 @@ async fn commands_begin_in_the_projects_folder() {
 async fn commands_run_as_the_projects_user_where_the_agent_may_become_one() {
     let text = r#"{"remoteUser": "nobody", "onCreateCommand": "id -un > who; id -G >> who"}"#;
     let workspace = Workspace::new(&[(".devcontainer.json", text), ("web/index", "")]);
-    let script = "id -un; touch web/new && echo made";
+    let script = "id -un; echo ${USER:-nobody}; touch web/new && echo made";
     let summary = workspace.agent().await.set_up(Phase::Create).await.unwrap();
     let runs = |user: Account| user.number() == Account::own_number() || user.can_be_entered();
     if !Account::find("nobody").is_some_and(runs) {
@@ -232,7 +232,12 @@ async fn commands_run_as_the_projects_user_where_the_agent_may_become_one() {
     assert!(workspace.read("who").starts_with("nobody\n"), "{}", workspace.read("who"));
     assert!(!workspace.read("who").lines().nth(1).unwrap().split(' ').any(|group| group == "0"));
     let next = workspace.agent().await;
-    assert_eq!(next.shell(script).await, "nobody\nmade\n");
+    assert_eq!(next.shell(script).await, "nobody\nnobody\nmade\n");
+    // What is copied in is the user's, too.
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.append_dir_all("copied", workspace.checkout().join("web")).unwrap();
+    next.client.upload(".", std::io::Cursor::new(archive.into_inner().unwrap())).await.unwrap();
+    assert_eq!(next.shell("touch copied/new copied/index && echo written").await, "written\n");
     // On a terminal, which its programs can open by name.
     let request = ExecRequest::new(["sh", "-c", "id -un; : < $(tty) && echo opened"]);
     let session = next.client.exec(request.terminal(TerminalSize::default()).command).await.unwrap();
