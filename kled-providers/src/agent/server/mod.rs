@@ -1,5 +1,6 @@
 //! The side of the workspace: it runs commands, moves files, connects to ports and knows what is going on.
 
+mod account;
 mod call;
 mod checkout;
 mod command;
@@ -7,6 +8,7 @@ mod commands;
 mod connect;
 mod detached;
 mod files;
+mod setup;
 
 use std::fmt;
 use std::io;
@@ -28,6 +30,7 @@ use tonic::{Request, Status};
 
 use self::call::Calls;
 use self::commands::Commands;
+pub use self::setup::read_setup;
 use super::Token;
 use super::protocol::messages::agent_server::AgentServer;
 use super::protocol::status_of;
