@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use kled_core::provider::{ByteStream, Command, ExecSession};
 use kled_core::workspace::Source;
 use kled_core::{Error, ErrorKind, Result, Secret};
+use serde::{Serialize, Serializer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -47,7 +48,8 @@ impl Interceptor for Authentication {
 }
 
 /// What a workspace uses, from its control group and file system; what is not known there is absent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Usage {
     /// Memory in use, in bytes.
@@ -55,6 +57,7 @@ pub struct Usage {
     /// Its limit.
     pub memory_limit_bytes: Option<u64>,
     /// Processor time since the start.
+    #[serde(rename = "cpuMilliseconds", serialize_with = "milliseconds")]
     pub cpu: Option<Duration>,
     /// Processes and threads.
     pub processes: Option<u64>,
@@ -65,7 +68,8 @@ pub struct Usage {
 }
 
 /// What goes on in a workspace.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct AgentStatus {
     /// The version of the agent.
@@ -79,6 +83,7 @@ pub struct AgentStatus {
     /// When the agent began.
     pub started: Timestamp,
     /// How long nothing has been done. `None` while a command runs.
+    #[serde(rename = "idleMilliseconds", serialize_with = "milliseconds")]
     pub idle: Option<Duration>,
     /// What it uses.
     pub usage: Usage,
@@ -213,6 +218,14 @@ impl AgentClient {
             }
         }
     }
+}
+
+#[expect(clippy::ref_option, reason = "serde passes it so")]
+fn milliseconds<S: Serializer>(
+    duration: &Option<Duration>,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    duration.map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)).serialize(serializer)
 }
 
 fn agent_status(answer: StatusResponse) -> Result<AgentStatus> {
