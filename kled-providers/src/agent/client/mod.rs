@@ -6,6 +6,8 @@ mod session;
 
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::{BoxStream, unfold};
 use jiff::Timestamp;
 use kled_core::provider::{ByteStream, Command, ExecSession};
 use kled_core::workspace::Source;
@@ -19,7 +21,7 @@ use tonic::{Request, Status};
 
 use super::Token;
 use super::protocol::messages::agent_client::AgentClient as Calls;
-use super::protocol::messages::{self, ShutdownRequest, StatusRequest, StatusResponse};
+use super::protocol::messages::{self, ShutdownRequest, StatusRequest, StatusResponse, WatchRequest};
 use super::protocol::{broken_protocol, error_of};
 use super::transport::{self, Channel};
 
@@ -139,6 +141,26 @@ impl AgentClient {
     pub async fn status(&self) -> Result<AgentStatus> {
         let answer = self.calls.clone().status(StatusRequest {}).await.map_err(|status| error_of(&status))?;
         agent_status(answer.into_inner())
+    }
+
+    /// What goes on in the workspace, at once, then whenever a command or connection begins or ends there, and at least
+    /// in every `interval`. The last item is the error that ended it, also when the workspace itself has ended.
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub async fn watch(&self, interval: Duration) -> Result<BoxStream<'static, Result<AgentStatus>>> {
+        let interval_milliseconds = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
+        let answers = self.calls.clone().watch(WatchRequest { interval_milliseconds }).await;
+        let answers = answers.map_err(|status| error_of(&status))?.into_inner();
+        let statuses = unfold(Some(answers), |answers| async {
+            let mut answers = answers?;
+            match answers.message().await {
+                Ok(Some(answer)) => Some((agent_status(answer), Some(answers))),
+                Ok(None) => Some((Err(super::protocol::lost()), None)),
+                Err(status) => Some((Err(error_of(&status)), None)),
+            }
+        });
+        Ok(statuses.boxed())
     }
 
     /// Starts a command.
