@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `serve` | is the first process of the workspace's container: serves the [protocol](super::server) |
 //! | `install DEST` | puts a copy of itself into a folder that another container sees |
+//! | `sidecar` | stops and deletes the workspace when its time has come, from another container |
 //! | `digest` | prints the SHA-256 of its own file |
 //! | `status` | prints what the agent of this container says of itself, as JSON |
 //!
@@ -31,8 +32,10 @@ mod cleanup;
 mod environment;
 mod health;
 mod install;
+mod log;
 mod serve;
 mod settings;
+pub mod sidecar;
 mod status;
 
 use std::error::Error as _;
@@ -42,7 +45,7 @@ use std::process::ExitCode;
 
 use kled_core::{Error, ErrorKind, Result};
 
-const USAGE: &str = "usage: kled-agent serve | install DEST | digest | status | --version";
+const USAGE: &str = "usage: kled-agent serve | sidecar | install DEST | digest | status | --version";
 
 /// Exit code of a wrong command line.
 const WRONG_USAGE: u8 = 2;
@@ -59,6 +62,7 @@ pub fn main() -> ExitCode {
         ["digest"] => install::own_digest().and_then(|digest| print(&digest)),
         ["install", destination] => install::install(Path::new(destination)),
         ["serve"] => serve::main(),
+        ["sidecar"] => sidecar::main(),
         ["status"] => status::main(),
         _ => {
             eprintln!("{USAGE}");
