@@ -7,10 +7,13 @@ mod setup;
 
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::{BoxStream, unfold};
 use jiff::Timestamp;
 use kled_core::provider::{ByteStream, Command, ExecSession};
 use kled_core::workspace::Source;
 use kled_core::{Error, ErrorKind, Result, Secret};
+use serde::{Serialize, Serializer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -21,7 +24,7 @@ pub use setup::{SetupOptions, SetupProgress, SetupSummary};
 
 use super::Token;
 use super::protocol::messages::agent_client::AgentClient as Calls;
-use super::protocol::messages::{self, ShutdownRequest, StatusRequest, StatusResponse};
+use super::protocol::messages::{self, ShutdownRequest, StatusRequest, StatusResponse, WatchRequest};
 use super::protocol::{broken_protocol, error_of};
 use super::transport::{self, Channel};
 
@@ -50,7 +53,8 @@ impl Interceptor for Authentication {
 }
 
 /// What a workspace uses, from its control group and file system; what is not known there is absent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Usage {
     /// Memory in use, in bytes.
@@ -58,6 +62,7 @@ pub struct Usage {
     /// Its limit.
     pub memory_limit_bytes: Option<u64>,
     /// Processor time since the start.
+    #[serde(rename = "cpuMilliseconds", serialize_with = "milliseconds")]
     pub cpu: Option<Duration>,
     /// Processes and threads.
     pub processes: Option<u64>,
@@ -68,7 +73,8 @@ pub struct Usage {
 }
 
 /// What goes on in a workspace.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct AgentStatus {
     /// The version of the agent.
@@ -82,6 +88,7 @@ pub struct AgentStatus {
     /// When the agent began.
     pub started: Timestamp,
     /// How long nothing has been done. `None` while a command runs.
+    #[serde(rename = "idleMilliseconds", serialize_with = "milliseconds")]
     pub idle: Option<Duration>,
     /// What it uses.
     pub usage: Usage,
@@ -137,6 +144,26 @@ impl AgentClient {
     pub async fn status(&self) -> Result<AgentStatus> {
         let answer = self.calls.clone().status(StatusRequest {}).await.map_err(|status| error_of(&status))?;
         agent_status(answer.into_inner())
+    }
+
+    /// What goes on in the workspace, at once, then whenever a command or connection begins or ends there, and at least
+    /// in every `interval`. The last item is the error that ended it, also when the workspace itself has ended.
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub async fn watch(&self, interval: Duration) -> Result<BoxStream<'static, Result<AgentStatus>>> {
+        let interval_milliseconds = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
+        let answers = self.calls.clone().watch(WatchRequest { interval_milliseconds }).await;
+        let answers = answers.map_err(|status| error_of(&status))?.into_inner();
+        let statuses = unfold(Some(answers), |answers| async {
+            let mut answers = answers?;
+            match answers.message().await {
+                Ok(Some(answer)) => Some((agent_status(answer), Some(answers))),
+                Ok(None) => Some((Err(super::protocol::lost()), None)),
+                Err(status) => Some((Err(error_of(&status)), None)),
+            }
+        });
+        Ok(statuses.boxed())
     }
 
     /// Starts a command.
@@ -234,6 +261,14 @@ impl AgentClient {
     ) -> Result<SetupSummary> {
         setup::set_up(self.calls.clone(), options, progress).await
     }
+}
+
+#[expect(clippy::ref_option, reason = "serde passes it so")]
+fn milliseconds<S: Serializer>(
+    duration: &Option<Duration>,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    duration.map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)).serialize(serializer)
 }
 
 fn agent_status(answer: StatusResponse) -> Result<AgentStatus> {

@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::commands::Commands;
-use super::{checkout, command, connect, detached, files, setup};
+use super::{checkout, command, connect, detached, files, setup, watch};
 use crate::agent::protocol::messages::agent_server::Agent;
 use crate::agent::protocol::messages::{
     CheckoutRequest, CheckoutResponse, ConnectRequest, ConnectResponse, DownloadRequest, DownloadResponse,
@@ -48,13 +48,14 @@ pub(super) async fn first<T>(source: &mut Streaming<T>) -> Result<T, Status> {
 #[tonic::async_trait]
 impl Agent for Calls {
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-        Ok(Response::new(self.0.status()))
+        Ok(Response::new(watch::status(&self.0).await))
     }
 
     type WatchStream = Answers<StatusResponse>;
 
-    async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        Err(status_of(&Error::new(ErrorKind::Unsupported, "watching is not served yet")))
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let statuses = watch::watch(&self.0, request.into_inner().interval_milliseconds);
+        Ok(Response::new(statuses.boxed()))
     }
 
     type ExecStream = Answers<ExecResponse>;
