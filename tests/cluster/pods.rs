@@ -119,7 +119,7 @@ pub(crate) struct Said {
 }
 
 impl Pod {
-    async fn check_ready(&self) -> Result<()> {
+    pub(crate) async fn check_ready(&self) -> Result<()> {
         let status = self.pods.get_status(&self.name).await?.status.context("no status yet")?;
         let ready = status.conditions.iter().flatten().any(|it| it.type_ == "Ready" && it.status == "True");
         ensure!(ready, "its status is {}", serde_json::to_string(&status)?);
