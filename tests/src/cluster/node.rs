@@ -33,7 +33,7 @@ pub(super) struct Runtime(Server);
 
 impl Runtime {
     pub(super) async fn start(slot: &Slot, entrance: &Entrance) -> Result<Self> {
-        route(entrance)?;
+        prepare(entrance)?;
         let configuration = slot.directory().join("containerd.toml");
         let network = slot.create_directory("network")?;
         write_json(&network.join("10-kled.conflist"), &network_configuration())?;
@@ -123,16 +123,24 @@ pub(super) async fn load_image(directory: &Path, entrance: &Entrance, image: &Im
     tokio::task::spawn_blocking(import).await.context("wait for the import")?
 }
 
-/// Lets the node pass packets on between pods, services and the machine.
-fn route(entrance: &Entrance) -> Result<()> {
+/// Lets the node pass packets on between pods, services and the machine, and keeps it from asking for names: the
+/// machine's name servers are out of its reach, and it would wait for them before it says that an image is not there.
+const PREPARE: &str = "
+set -e
+echo 1 > /proc/sys/net/ipv4/ip_forward
+# Bridged packets only pass iptables, and so services, where the kernel has that module.
+bridge=/proc/sys/net/bridge/bridge-nf-call-iptables
+[ ! -e $bridge ] || echo 1 > $bridge
+echo 'nameserver 127.0.0.1' > /run/resolv.conf
+place=$(readlink -m /etc/resolv.conf)
+case $place in /run/*) mkdir -p ${place%/*}; : >> $place;; esac
+[ ! -e $place ] || mount --bind /run/resolv.conf $place
+";
+
+fn prepare(entrance: &Entrance) -> Result<()> {
     let mut command = entrance.command("sh")?;
-    // Bridged packets only pass iptables, and so services, where the kernel has that module.
-    let bridge = "/proc/sys/net/bridge/bridge-nf-call-iptables";
-    command.args([
-        "-c",
-        &format!("echo 1 > /proc/sys/net/ipv4/ip_forward; [ ! -e {bridge} ] || echo 1 > {bridge}"),
-    ]);
-    process::run(command).map(|_said| ()).context("turn on forwarding")
+    command.args(["-c", PREPARE]);
+    process::run(command).map(|_said| ()).context("prepare the node")
 }
 
 fn network_configuration() -> serde_json::Value {
