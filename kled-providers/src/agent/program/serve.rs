@@ -1,17 +1,16 @@
 //! `kled-agent serve`: the first process of the workspace's container.
 
-use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use jiff::Timestamp;
-use kled_core::provider::{LogLine, LogStream, Variables};
+use kled_core::provider::Variables;
 use kled_core::{Error, ErrorKind, Result};
 use tokio::net::TcpListener;
 use tonic_health::ServingStatus;
 
 use super::environment::{self, Surroundings};
+use super::log::log;
 use super::settings::{self, Settings};
 use super::{cleanup, health, one_line, runtime};
 use crate::agent::Token;
@@ -25,7 +24,7 @@ pub(super) fn main() -> Result<()> {
     let served = serve();
     if let Err(error) = &served {
         // The provider reads this output only.
-        write_log(&supervisor_line(format!("the agent cannot serve: {}", one_line(error))));
+        log(format!("the agent cannot serve: {}", one_line(error)));
     }
     served
 }
@@ -36,7 +35,11 @@ fn serve() -> Result<()> {
     let environment = environment_of_commands(&settings);
     apply(&environment);
     adopt_orphans()?;
-    runtime()?.block_on(run(settings, token, environment))
+    let runtime = runtime()?;
+    let result = runtime.block_on(run(settings, token, environment));
+    // A file system that hangs must not keep the container from ending.
+    runtime.shutdown_background();
+    result
 }
 
 fn environment_of_commands(settings: &Settings) -> Variables {
@@ -90,7 +93,7 @@ async fn run(settings: Settings, token: Token, environment: Variables) -> Result
         // Who decides that is outside of the container: it has to scale the workspace down.
         idle_timeout: None,
         has_own_processes: is_first_process(),
-        log: Arc::new(|line| write_log(&line)),
+        log: Arc::new(|line| super::log::write(&line)),
     });
     // A killed agent may have left some.
     clean_up(&agent, "credentials cannot be removed", &settings.state, cleanup::wipe_credentials).await;
@@ -132,17 +135,4 @@ async fn clean_up(
         Ok(Err(_)) => agent.log(what),
         Err(_) => agent.log(format!("{what}: it takes too long")),
     }
-}
-
-fn supervisor_line(line: String) -> LogLine {
-    LogLine { time: Timestamp::now(), stream: LogStream::Supervisor, command: None, line }
-}
-
-/// Writes a line of the log.
-pub(super) fn write_log(line: &LogLine) {
-    let Ok(mut line) = serde_json::to_vec(line) else { return };
-    line.push(b'\n');
-    let mut output = std::io::stdout().lock();
-    // Without a reader there is nobody to tell.
-    let _unread = output.write_all(&line).and_then(|()| output.flush());
 }

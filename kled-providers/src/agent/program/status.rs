@@ -40,7 +40,7 @@ pub(super) async fn connect(address: SocketAddr, token: &crate::agent::Token) ->
 }
 
 /// Where something that listens on `address` is reached from the same container.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(if address.is_ipv4() {
             Ipv4Addr::LOCALHOST.into()
