@@ -1,7 +1,9 @@
 //! The agent is delivered into containers that run already.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -145,6 +147,14 @@ pub(super) async fn tells_what_forbids_it() -> Result<()> {
     deliver_and_run(&container, &["/bin", "/tmp", "/data"]).await
 }
 
+/// By another process: what this one has open for writing cannot be run.
+fn first_bytes(of: &Path, count: usize, to: &Path) -> Result<()> {
+    let mut copy = Command::new("head");
+    copy.arg("-c").arg(count.to_string()).arg(of).stdout(fs::File::create(to)?);
+    ensure!(copy.status()?.success(), "head failed");
+    Ok(())
+}
+
 /// What a cut transfer leaves, at every page: none of it tells the right digest or takes the place.
 pub(super) async fn refuses_every_half() -> Result<()> {
     let program = super::program().await?;
@@ -153,16 +163,16 @@ pub(super) async fn refuses_every_half() -> Result<()> {
     let (half, place) = (folder.path().join("half"), folder.path().join("place"));
     let mut tried = 0;
     for length in (0..whole.len()).step_by(PAGE).chain([1, 64, whole.len() - 1]) {
-        // By another process: what this one has open for writing cannot be run.
-        let mut copy = Command::new("head");
-        copy.arg("-c").arg(length.to_string()).arg(&program).stdout(fs::File::create(&half)?);
-        ensure!(copy.status()?.success(), "head failed");
+        first_bytes(&program, length, &half)?;
         fs::set_permissions(&half, fs::Permissions::from_mode(0o755))?;
         for arguments in [["digest", "", ""].as_slice(), &["install", &digest, &place.to_string_lossy()]] {
             let arguments = arguments.iter().filter(|argument| !argument.is_empty());
-            // One that does not even start says nothing.
-            let said =
-                Command::new(&half).args(arguments).output().map(|output| output.stdout).unwrap_or_default();
+            let said = match Command::new(&half).args(arguments).output() {
+                Ok(output) => output.stdout,
+                Err(cause) if cause.kind() == io::ErrorKind::ExecutableFileBusy => return Err(cause.into()),
+                // One that does not even start says nothing.
+                Err(_) => Vec::new(),
+            };
             ensure!(
                 !said.starts_with(digest.as_bytes()),
                 "{length} bytes of {} tell the digest",

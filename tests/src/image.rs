@@ -3,6 +3,8 @@
 //! [`Image::write`] makes an OCI archive with one layer, which `podman load` and `ctr images import` take. The
 //! archive is a pure function of its files, so the same image has the same digest on every machine.
 
+mod workspace;
+
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
@@ -11,6 +13,8 @@ use anyhow::{Context as _, Result, ensure};
 use kled_providers::image::ImageArchive;
 
 use crate::programs;
+
+pub use self::workspace::{WORKSPACE, WORKSPACE_USER};
 
 /// What a shell script in an image can call; each is a link to the one static program.
 ///
@@ -85,6 +89,12 @@ impl Image {
     #[must_use]
     pub fn directory(self, path: impl Into<String>, mode: u32) -> Self {
         Self(self.0.directory(path, mode))
+    }
+
+    /// Adds a directory of a user, and of the group of the same number.
+    #[must_use]
+    pub fn directory_of(self, owner: u32, path: impl Into<String>, mode: u32) -> Self {
+        Self(self.0.directory_of(owner, path, mode))
     }
 
     /// Adds a file.

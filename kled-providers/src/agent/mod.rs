@@ -9,6 +9,7 @@
 //! | [`server`] | the side of the workspace |
 //! | [`delivery`] | the agent as a file in a container that runs already |
 //! | [`Token`] | what a driver has to know |
+//! | `program` | the program `kled-agent`, with the feature `agent-program` |
 //!
 //! ```text
 //! AgentClient --- HTTP/2 over a socket, a port-forward, an exec ---> server --- processes, files, ports
@@ -18,6 +19,8 @@ pub(crate) mod checkout;
 mod client;
 pub mod delivery;
 pub(crate) mod proc;
+#[cfg(feature = "agent-program")]
+pub mod program;
 mod protocol;
 pub mod server;
 #[cfg(test)]
@@ -25,5 +28,7 @@ mod tests;
 mod token;
 mod transport;
 
-pub use client::{AgentClient, AgentStatus, CheckedOut, Credential, Usage};
+pub use client::{
+    AgentClient, AgentStatus, CheckedOut, Credential, SetupOptions, SetupProgress, SetupSummary, Usage,
+};
 pub use token::Token;

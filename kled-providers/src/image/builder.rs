@@ -59,21 +59,33 @@ impl Image {
     /// Adds a directory; `path` is relative to the root.
     #[must_use]
     pub fn directory(mut self, path: impl Into<String>, mode: u32) -> Self {
-        self.layer.push(Entry { path: path.into() + "/", content: Content::Directory, mode });
+        self.layer.push(Entry { path: path.into() + "/", content: Content::Directory, mode, owner: 0 });
+        self
+    }
+
+    /// Adds a directory of a user, and of the group of the same number.
+    #[must_use]
+    pub fn directory_of(mut self, owner: u32, path: impl Into<String>, mode: u32) -> Self {
+        self.layer.push(Entry { path: path.into() + "/", content: Content::Directory, mode, owner });
         self
     }
 
     /// Adds a file.
     #[must_use]
     pub fn file(mut self, path: impl Into<String>, content: impl Into<Vec<u8>>, mode: u32) -> Self {
-        self.layer.push(Entry { path: path.into(), content: Content::File(content.into()), mode });
+        self.layer.push(Entry { path: path.into(), content: Content::File(content.into()), mode, owner: 0 });
         self
     }
 
     /// Adds a symbolic link.
     #[must_use]
     pub fn link(mut self, path: impl Into<String>, target: impl Into<String>) -> Self {
-        self.layer.push(Entry { path: path.into(), content: Content::Link(target.into()), mode: 0o777 });
+        self.layer.push(Entry {
+            path: path.into(),
+            content: Content::Link(target.into()),
+            mode: 0o777,
+            owner: 0,
+        });
         self
     }
 

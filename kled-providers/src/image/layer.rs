@@ -4,12 +4,14 @@ use std::io;
 
 use kled_core::{Error, ErrorKind, Result};
 
-/// A file of an image. The owner is root and the time is that of the epoch.
+/// A file of an image. Its time is that of the epoch.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) path: String,
     pub(super) content: Content,
     pub(super) mode: u32,
+    /// User and group.
+    pub(super) owner: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -48,6 +50,8 @@ pub(super) fn header(mode: u32) -> tar::Header {
 impl Entry {
     fn append_to(&self, archive: &mut tar::Builder<Vec<u8>>) -> io::Result<()> {
         let mut header = header(self.mode);
+        header.set_uid(self.owner.into());
+        header.set_gid(self.owner.into());
         match &self.content {
             Content::Directory => {
                 header.set_entry_type(tar::EntryType::Directory);

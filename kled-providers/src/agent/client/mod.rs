@@ -3,22 +3,28 @@
 mod connect;
 mod files;
 mod session;
+mod setup;
 
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::{BoxStream, unfold};
 use jiff::Timestamp;
 use kled_core::provider::{ByteStream, Command, ExecSession};
 use kled_core::workspace::Source;
 use kled_core::{Error, ErrorKind, Result, Secret};
+use serde::{Serialize, Serializer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Status};
 
+pub use setup::{SetupOptions, SetupProgress, SetupSummary};
+
 use super::Token;
 use super::protocol::messages::agent_client::AgentClient as Calls;
-use super::protocol::messages::{self, ShutdownRequest, StatusRequest, StatusResponse};
+use super::protocol::messages::{self, ShutdownRequest, StatusRequest, StatusResponse, WatchRequest};
 use super::protocol::{broken_protocol, error_of};
 use super::transport::{self, Channel};
 
@@ -47,7 +53,8 @@ impl Interceptor for Authentication {
 }
 
 /// What a workspace uses, from its control group and file system; what is not known there is absent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Usage {
     /// Memory in use, in bytes.
@@ -55,6 +62,7 @@ pub struct Usage {
     /// Its limit.
     pub memory_limit_bytes: Option<u64>,
     /// Processor time since the start.
+    #[serde(rename = "cpuMilliseconds", serialize_with = "milliseconds")]
     pub cpu: Option<Duration>,
     /// Processes and threads.
     pub processes: Option<u64>,
@@ -65,7 +73,8 @@ pub struct Usage {
 }
 
 /// What goes on in a workspace.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct AgentStatus {
     /// The version of the agent.
@@ -79,6 +88,7 @@ pub struct AgentStatus {
     /// When the agent began.
     pub started: Timestamp,
     /// How long nothing has been done. `None` while a command runs.
+    #[serde(rename = "idleMilliseconds", serialize_with = "milliseconds")]
     pub idle: Option<Duration>,
     /// What it uses.
     pub usage: Usage,
@@ -134,6 +144,26 @@ impl AgentClient {
     pub async fn status(&self) -> Result<AgentStatus> {
         let answer = self.calls.clone().status(StatusRequest {}).await.map_err(|status| error_of(&status))?;
         agent_status(answer.into_inner())
+    }
+
+    /// What goes on in the workspace, at once, then whenever a command or connection begins or ends there, and at least
+    /// in every `interval`. The last item is the error that ended it, also when the workspace itself has ended.
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub async fn watch(&self, interval: Duration) -> Result<BoxStream<'static, Result<AgentStatus>>> {
+        let interval_milliseconds = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
+        let answers = self.calls.clone().watch(WatchRequest { interval_milliseconds }).await;
+        let answers = answers.map_err(|status| error_of(&status))?.into_inner();
+        let statuses = unfold(Some(answers), |answers| async {
+            let mut answers = answers?;
+            match answers.message().await {
+                Ok(Some(answer)) => Some((agent_status(answer), Some(answers))),
+                Ok(None) => Some((Err(super::protocol::lost()), None)),
+                Err(status) => Some((Err(error_of(&status)), None)),
+            }
+        });
+        Ok(statuses.boxed())
     }
 
     /// Starts a command.
@@ -213,6 +243,32 @@ impl AgentClient {
             }
         }
     }
+}
+
+impl AgentClient {
+    /// Carries out what the project asks for: `devcontainer.json` or `.kled.yaml`. What is done already is not done
+    /// again, so it can be called as often as the workspace is created or started. It takes as long as the project's commands
+    /// take; dropping the future ends it.
+    ///
+    /// # Errors
+    /// `InvalidInput` (a malformed file), `SetupFailed` (a command of the project), `CommandNotFound`, those of a checkout
+    /// for dotfiles, `StorageFull`, `Unavailable`. The project's environment is in force nevertheless, unless its file
+    /// is malformed.
+    pub async fn set_up(
+        &self,
+        options: &SetupOptions,
+        progress: impl FnMut(SetupProgress<'_>) + Send,
+    ) -> Result<SetupSummary> {
+        setup::set_up(self.calls.clone(), options, progress).await
+    }
+}
+
+#[expect(clippy::ref_option, reason = "serde passes it so")]
+fn milliseconds<S: Serializer>(
+    duration: &Option<Duration>,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    duration.map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)).serialize(serializer)
 }
 
 fn agent_status(answer: StatusResponse) -> Result<AgentStatus> {
