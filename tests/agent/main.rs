@@ -1,5 +1,7 @@
 //! The agent's program and image are what they are promised to be: static, small, and able to run alone.
 
+mod delivery;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -123,9 +125,18 @@ fn main() -> ExitCode {
         .case("is small", is_small)
         .case("tells its version", tells_its_version)
         .case("a dynamic program is refused", refuses_a_dynamic_program);
+    let suite = suite.case("half an agent never takes its place", delivery::refuses_every_half);
     let suite = match PodmanService::missing() {
-        Some(reason) => suite.skip("an engine runs its image", reason),
-        None => suite.case("an engine runs its image", runs_in_an_engine),
+        Some(reason) => suite
+            .skip("an engine runs its image", reason.clone())
+            .skip("it is delivered by a shell", reason.clone())
+            .skip("it is delivered without a shell", reason.clone())
+            .skip("read-only and noexec are told", reason),
+        None => suite
+            .case("an engine runs its image", runs_in_an_engine)
+            .case("it is delivered by a shell", delivery::goes_through_a_shell)
+            .case("it is delivered without a shell", delivery::needs_no_shell)
+            .case("read-only and noexec are told", delivery::tells_what_forbids_it),
     };
     let suite = match Cluster::missing() {
         Some(reason) => suite.skip("a pod runs its image", reason),

@@ -3,7 +3,7 @@
 use std::io;
 
 use futures::future::join;
-use kled_core::provider::Output;
+use kled_core::provider::{ExitStatus, Output};
 use kled_core::{Error, ErrorKind, Result};
 use tokio::io::AsyncWriteExt;
 
@@ -56,7 +56,7 @@ pub(super) async fn send(remote: &dyn Remote, agent: &AgentProgram, temporary: &
 }
 
 fn no_way() -> Error {
-    Error::new(ErrorKind::Unsupported, "the engine takes no files and the container has no shell")
+    Error::new(ErrorKind::Unsupported, "the engine takes no files and the container has no shell with cat")
         .hint("use an image with a shell, or a backend that runs the agent beside the workspace")
 }
 
@@ -64,8 +64,11 @@ fn no_way() -> Error {
 fn refusal(output: &Output) -> Error {
     let said = excerpt(output);
     let says = |text: &str| said.to_ascii_lowercase().contains(text);
-    if output.status.code() == i32::from(DAMAGED) {
-        return damaged();
+    match output.status {
+        ExitStatus::Exited(code) if code == i32::from(DAMAGED) => return damaged(),
+        // How some engines, and shells, say that there is no such program.
+        ExitStatus::Exited(127) => return no_way().with("output", said),
+        _ => {}
     }
     let (kind, message) = if says("read-only file system") {
         (ErrorKind::PermissionDenied, "the file system is read-only")
