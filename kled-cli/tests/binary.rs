@@ -40,6 +40,8 @@ fn every_help_text() {
         "workspace events",
         "provider",
         "provider list",
+        "image",
+        "image save",
         "config",
         "config view",
         "completions",

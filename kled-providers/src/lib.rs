@@ -4,17 +4,23 @@
 //! |---|---|
 //! | `agent` | [`agent`]: what runs beside every workspace, and its client; comes with every backend |
 //! | `local` | [`local`]: sandboxed processes on this machine; needs nothing installed but git |
+//! | `kubernetes` | [`kubernetes`]: a pod and a volume on any cluster; needs nothing installed there |
 //! | `local-container` | adds containers of Docker or Podman to `local` |
+//! | `image` | no backend, but what they need: [`image`], our own container images without a container engine |
 //!
 //! No feature is on by default: a service pays for the backends that it names.
 
 #[cfg(all(feature = "agent", unix))]
 pub mod agent;
+#[cfg(feature = "image")]
+pub mod image;
+#[cfg(all(feature = "kubernetes", unix))]
+pub mod kubernetes;
 #[cfg(all(feature = "local", unix))]
 pub mod local;
 #[cfg(all(feature = "agent", unix))]
-mod secrets;
-#[cfg(all(feature = "local", unix))]
+pub mod secrets;
+#[cfg(all(any(feature = "local", feature = "kubernetes"), unix))]
 mod within;
 
 /// The README's example, compiled.

@@ -26,5 +26,7 @@ mod tests;
 mod token;
 mod transport;
 
-pub use client::{AgentClient, AgentStatus, CheckedOut, Credential, Usage};
+pub use client::{
+    AgentClient, AgentStatus, CheckedOut, Credential, SetupOptions, SetupProgress, SetupSummary, Usage,
+};
 pub use token::Token;

@@ -3,6 +3,7 @@
 mod connect;
 mod files;
 mod session;
+mod setup;
 
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Status};
+
+pub use setup::{SetupOptions, SetupProgress, SetupSummary};
 
 use super::Token;
 use super::protocol::messages::agent_client::AgentClient as Calls;
@@ -239,6 +242,24 @@ impl AgentClient {
                 None => return Err(broken_protocol()),
             }
         }
+    }
+}
+
+impl AgentClient {
+    /// Carries out what the project asks for: `devcontainer.json` or `.kled.yaml`. What is done already is not done
+    /// again, so it can be called as often as the workspace is created or started. It takes as long as the project's commands
+    /// take; dropping the future ends it.
+    ///
+    /// # Errors
+    /// `InvalidInput` (a malformed file), `SetupFailed` (a command of the project), `CommandNotFound`, those of a checkout
+    /// for dotfiles, `StorageFull`, `Unavailable`. The project's environment is in force nevertheless, unless its file
+    /// is malformed.
+    pub async fn set_up(
+        &self,
+        options: &SetupOptions,
+        progress: impl FnMut(SetupProgress<'_>) + Send,
+    ) -> Result<SetupSummary> {
+        setup::set_up(self.calls.clone(), options, progress).await
     }
 }
 

@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::commands::Commands;
-use super::{checkout, command, connect, detached, files, watch};
+use super::{checkout, command, connect, detached, files, setup, watch};
 use crate::agent::protocol::messages::agent_server::Agent;
 use crate::agent::protocol::messages::{
     CheckoutRequest, CheckoutResponse, ConnectRequest, ConnectResponse, DownloadRequest, DownloadResponse,
@@ -93,8 +93,9 @@ impl Agent for Calls {
 
     type SetupStream = Answers<SetupResponse>;
 
-    async fn setup(&self, _: Request<SetupRequest>) -> Result<Response<Self::SetupStream>, Status> {
-        Err(status_of(&Error::new(ErrorKind::Unsupported, "set-ups are not served yet")))
+    async fn setup(&self, request: Request<SetupRequest>) -> Result<Response<Self::SetupStream>, Status> {
+        let answers = setup::set_up(&self.0, request.into_inner());
+        answers.map(|answers| Response::new(answers.boxed())).map_err(|error| status_of(&error))
     }
 
     async fn upload(

@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, WaitOptions};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::setup::Preparation;
 use super::{Configuration, line};
 use crate::agent::proc;
 use crate::agent::protocol::messages::StatusResponse;
@@ -29,6 +30,8 @@ pub(super) struct Commands {
     /// When nothing runs: since when. `None` while something runs.
     idle_since: watch::Sender<Option<Instant>>,
     end: watch::Sender<Option<StopReason>>,
+    /// What commands begin with, and how far the workspace is set up.
+    pub(super) preparation: Preparation,
     /// Tells whoever watches that a command or connection began or ended.
     changes: watch::Sender<()>,
     /// Held by whoever checks out.
@@ -66,6 +69,7 @@ impl Commands {
             active: Instant::now(),
         };
         Self {
+            preparation: Preparation::new(&configuration),
             configuration,
             state: Mutex::new(state),
             idle_since: watch::Sender::new(Some(Instant::now())),

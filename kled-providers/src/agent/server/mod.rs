@@ -1,5 +1,6 @@
 //! The side of the workspace: it runs commands, moves files, connects to ports and knows what is going on.
 
+mod account;
 mod call;
 #[cfg(target_os = "linux")]
 mod changes;
@@ -9,6 +10,7 @@ mod commands;
 mod connect;
 mod detached;
 mod files;
+mod setup;
 mod usage;
 mod watch;
 
@@ -32,6 +34,7 @@ use tonic::{Request, Status};
 
 use self::call::Calls;
 use self::commands::Commands;
+pub use self::setup::read_setup;
 use super::Token;
 use super::protocol::messages::agent_server::AgentServer;
 use super::protocol::status_of;

@@ -223,6 +223,7 @@ mod tests {
             memory: Some("64Mi".parse().unwrap()),
             cpu: Some("500m".parse().unwrap()),
             disk: None,
+            ..Resources::default()
         };
         let (group, conditions) = Group::create(&hierarchy, WorkspaceId::random(), &limits);
         assert_eq!(conditions.len(), 2);
