@@ -145,9 +145,10 @@ async fn write_service_account(plane: &ControlPlane) -> Result<PathBuf> {
     let folder = plane.directory().join("service-account-of-the-pod");
     std::fs::create_dir(&folder)?;
     let accounts: Api<ServiceAccount> = Api::namespaced(plane.client(), NAMESPACE);
-    let request = TokenRequest { spec: TokenRequestSpec::default(), ..TokenRequest::default() };
+    let request = TokenRequest { spec: Some(TokenRequestSpec::default()), ..TokenRequest::default() };
     let issued = accounts.create_token_request("web", &PostParams::default(), &request).await?;
-    std::fs::write(folder.join("token"), issued.status.context("no token")?.token)?;
+    let token = issued.status.and_then(|status| status.token).context("no token")?;
+    std::fs::write(folder.join("token"), token)?;
     let kubeconfig: Value = serde_json::from_slice(&std::fs::read(plane.kubeconfig())?)?;
     let authority = &kubeconfig["clusters"][0]["cluster"]["certificate-authority-data"];
     let authority = authority.as_str().context("no certificate authority")?;
