@@ -46,7 +46,7 @@ impl Agents {
         agents.get(name).cloned()
     }
 
-    fn keep(&self, name: &WorkspaceName, reached: Reached) {
+    pub(super) fn keep(&self, name: &WorkspaceName, reached: Reached) {
         let mut agents = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if agents.len() >= AGENTS_MAX {
             agents.retain(|_, reached| !reached.client.is_closed());
