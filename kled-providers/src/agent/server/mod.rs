@@ -38,7 +38,7 @@ pub use self::setup::read_setup;
 use super::Token;
 use super::protocol::messages::agent_server::AgentServer;
 use super::protocol::status_of;
-use super::transport::{CONNECTION_WINDOW, HEARTBEAT, HEARTBEAT_LIMIT, STREAM_WINDOW};
+use super::transport::{CONNECTION_WINDOW, STREAM_WINDOW};
 
 /// How many connections are served at once; more wait in the socket's queue.
 const CONNECTIONS_MAX: usize = 256;
@@ -122,8 +122,6 @@ impl Agent {
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .keep_alive_interval(HEARTBEAT)
-            .keep_alive_timeout(HEARTBEAT_LIMIT)
             .max_concurrent_streams(CALLS_MAX)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(calls));
         let mut connection = std::pin::pin!(connection);
