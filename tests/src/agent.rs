@@ -36,7 +36,10 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(15);
 #[must_use]
 pub fn missing() -> Option<String> {
     programs::missing(&[], Privilege::User).or_else(|| match target() {
-        Ok(target) => (!has_target(target)).then(|| format!("the compiler has no target {target}")),
+        Ok(target) if !has_target(target) => Some(format!("the compiler has no target {target}")),
+        Ok(target) => {
+            (!has_c_compiler(target)).then(|| format!("no compiler of C for {target}: install musl-tools"))
+        }
         Err(error) => Some(error.to_string()),
     })
 }
@@ -89,6 +92,14 @@ fn has_target(target: &str) -> bool {
     command.args(["--print", "sysroot"]);
     let sysroot = process::run(command).unwrap_or_default();
     Path::new(sysroot.trim()).join("lib/rustlib").join(target).join("lib").is_dir()
+}
+
+/// The agent's TLS is partly written in C. The names are those that the build looks for.
+fn has_c_compiler(target: &str) -> bool {
+    let variable = format!("CC_{}", target.replace('-', "_"));
+    let prefixed = format!("{}-linux-musl-gcc", env::consts::ARCH);
+    env::var_os(variable).is_some()
+        || ["musl-gcc", &prefixed].iter().any(|name| programs::find(name).is_some())
 }
 
 fn add_target(target: &str, progress: &Progress) -> Result<()> {
