@@ -1,5 +1,6 @@
 //! The agent's program and image are what they are promised to be: static, small, and able to run alone.
 
+mod delivery;
 mod process;
 mod serve;
 mod sidecar;
@@ -159,10 +160,19 @@ fn main() -> ExitCode {
         )
         .case("serve: a changed file is activity", serve::a_changed_file_is_activity)
         .case("serve: ends everything in time", serve::ends_everything_in_time);
+    let suite = suite.case("half an agent never takes its place", delivery::refuses_every_half);
     let suite = with_sidecar(suite);
     let suite = match PodmanService::missing() {
-        Some(reason) => suite.skip("an engine runs its image", reason),
-        None => suite.case("an engine runs its image", runs_in_an_engine),
+        Some(reason) => suite
+            .skip("an engine runs its image", reason.clone())
+            .skip("it is delivered by a shell", reason.clone())
+            .skip("it is delivered without a shell", reason.clone())
+            .skip("read-only and noexec are told", reason),
+        None => suite
+            .case("an engine runs its image", runs_in_an_engine)
+            .case("it is delivered by a shell", delivery::goes_through_a_shell)
+            .case("it is delivered without a shell", delivery::needs_no_shell)
+            .case("read-only and noexec are told", delivery::tells_what_forbids_it),
     };
     let suite = match Cluster::missing() {
         Some(reason) => suite.skip("a pod runs its image", reason),

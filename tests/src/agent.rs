@@ -1,7 +1,8 @@
 //! The workspace agent as production has it: one static program, and the image around it.
 //!
 //! Whoever asks first builds it through cargo, in the target folder of the run; cargo sees that it is up to date for
-//! everyone else. What this machine may lack is the compiler's target for static programs: [`install`] gets it.
+//! everyone else. What this machine may lack is the compiler's target for static programs, which [`install`] gets, and
+//! the compiler for the little C in it, which comes with the distribution's packages.
 
 use std::env;
 use std::io::{BufRead as _, BufReader};
@@ -24,7 +25,10 @@ pub const NAME: &str = "kled-agent";
 /// The profile of the root manifest that the program is released with.
 const PROFILE: &str = "agent";
 
-/// A minute and a half on two idle cores from nothing; this is for slow machines under load.
+/// What compiles the little C in it, which is that of the TLS library.
+const COMPILER: &str = "musl-gcc";
+
+/// Two minutes on two idle cores from nothing; this is for slow machines under load.
 const BUILD_DEADLINE: Duration = Duration::from_secs(1800);
 
 /// How often a long build says that it is alive.
@@ -35,11 +39,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(15);
 /// Only what the machine lacks counts: a program that does not compile fails the tests that need it.
 #[must_use]
 pub fn missing() -> Option<String> {
-    programs::missing(&[], Privilege::User).or_else(|| match target() {
-        Ok(target) if !has_target(target) => Some(format!("the compiler has no target {target}")),
-        Ok(target) => {
-            (!has_c_compiler(target)).then(|| format!("no compiler of C for {target}: install musl-tools"))
-        }
+    programs::missing(&[COMPILER], Privilege::User).or_else(|| match target() {
+        Ok(target) => (!has_target(target)).then(|| format!("the compiler has no target {target}")),
         Err(error) => Some(error.to_string()),
     })
 }
@@ -92,14 +93,6 @@ fn has_target(target: &str) -> bool {
     command.args(["--print", "sysroot"]);
     let sysroot = process::run(command).unwrap_or_default();
     Path::new(sysroot.trim()).join("lib/rustlib").join(target).join("lib").is_dir()
-}
-
-/// The agent's TLS is partly written in C. The names are those that the build looks for.
-fn has_c_compiler(target: &str) -> bool {
-    let variable = format!("CC_{}", target.replace('-', "_"));
-    let prefixed = format!("{}-linux-musl-gcc", env::consts::ARCH);
-    env::var_os(variable).is_some()
-        || ["musl-gcc", &prefixed].iter().any(|name| programs::find(name).is_some())
 }
 
 fn add_target(target: &str, progress: &Progress) -> Result<()> {

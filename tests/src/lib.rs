@@ -28,6 +28,7 @@ pub mod fault_proxy;
 pub mod git_server;
 pub mod image;
 pub mod kubeconfig;
+pub mod kubernetes;
 pub mod podman;
 pub mod process;
 pub mod programs;

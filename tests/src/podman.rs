@@ -133,13 +133,22 @@ impl PodmanService {
         Ok(())
     }
 
+    /// The podman command line on the service's storage, to be run with streams of one's own.
+    ///
+    /// # Errors
+    /// When the service has ended.
+    pub fn command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = podman(self.enclosure.entrance(), self.slot.directory())?;
+        command.args(arguments);
+        Ok(command)
+    }
+
     /// Runs the podman command line on the service's storage and gives its output.
     ///
     /// # Errors
     /// When podman ends with an error.
     pub async fn podman(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = podman(self.enclosure.entrance(), self.slot.directory())?;
-        command.args(arguments);
+        let command = self.command(arguments)?;
         tokio::task::spawn_blocking(move || process::run(command)).await.context("wait for podman")?
     }
 }

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`AgentClient`] | the side of whoever drives a workspace |
 //! | [`server`] | the side of the workspace |
+//! | [`delivery`] | the agent as a file in a container that runs already |
 //! | [`Token`] | what a driver has to know |
 //! | `program` | the program `kled-agent`, with the feature `agent-program` |
 //!
@@ -16,6 +17,7 @@
 
 pub(crate) mod checkout;
 mod client;
+pub mod delivery;
 pub(crate) mod proc;
 #[cfg(feature = "agent-program")]
 pub mod program;

@@ -149,6 +149,8 @@ pub const DEBIAN_PACKAGES: &[DebianPackage] = &[
     package("containernetworking-plugins", &["host-local", "loopback", "portmap"]),
     package("iproute2", &["ip"]),
     package("iptables", &["iptables", "iptables-save", "iptables-restore"]),
+    // For the little C in the agent, which is linked to no C library of the machine.
+    package("musl-tools", &["musl-gcc"]),
     package("podman", &["podman"]),
     package("runc", &["runc"]),
     package("util-linux", &["unshare", "nsenter", "mount", "umount"]),

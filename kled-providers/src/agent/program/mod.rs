@@ -6,6 +6,7 @@
 //! | `install DEST` | puts a copy of itself into a folder that another container sees |
 //! | `sidecar` | stops and deletes the workspace when its time has come, from another container |
 //! | `digest` | prints the SHA-256 of its own file |
+//! | `install DIGEST PLACE` | takes its place after a [delivery](super::delivery), if that is its digest |
 //! | `status` | prints what the agent of this container says of itself, as JSON |
 //!
 //! It needs nothing of the image that it runs in: no shell, no C library, no entry in `/etc/passwd`. What it has to
@@ -39,13 +40,16 @@ pub mod sidecar;
 mod status;
 
 use std::error::Error as _;
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
 use kled_core::{Error, ErrorKind, Result};
 
-const USAGE: &str = "usage: kled-agent serve | sidecar | install DEST | digest | status | --version";
+use super::delivery;
+
+const USAGE: &str = "usage: kled-agent serve | sidecar | install [DIGEST] DEST | digest | status | --version";
 
 /// Exit code of a wrong command line.
 const WRONG_USAGE: u8 = 2;
@@ -53,13 +57,16 @@ const WRONG_USAGE: u8 = 2;
 /// Does what the command line says.
 #[must_use]
 pub fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if let Some(answered) = delivery::answer(&arguments) {
+        return answered;
+    }
     let arguments: Vec<String> =
-        std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
+        arguments.into_iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match *arguments {
         ["--version" | "-V"] => print(concat!("kled-agent ", env!("CARGO_PKG_VERSION"))),
         ["--help" | "-h"] => print(USAGE),
-        ["digest"] => install::own_digest().and_then(|digest| print(&digest)),
         ["install", destination] => install::install(Path::new(destination)),
         ["serve"] => serve::main(),
         ["sidecar"] => sidecar::main(),

@@ -3,12 +3,14 @@
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
 use kled_core::provider::{Command, ExitStatus, LogStream, StandardInput, Variables};
 use kled_core::setup::{CommandSet, SetupCommand};
 use kled_core::{Error, ErrorKind, Result};
+use tokio::time::Instant;
 
 use super::{Progress, reworded};
 use crate::agent::checkout::redact;
@@ -17,6 +19,9 @@ use crate::agent::server::commands::Commands;
 
 /// Longer lines are cut.
 const LINE_MAX: usize = 8 << 10;
+
+/// How long output is waited for after the end of a command: what it left running may never be silent.
+const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
 /// How many of the last lines of output an error has, and how long each may be there.
 const LAST_LINES: usize = 5;
@@ -106,12 +111,14 @@ async fn follow(
     progress: &Progress,
 ) -> Result<ExitStatus> {
     let mut status = None;
+    let mut limit = None;
     while running.stdout.is_some() || running.stderr.is_some() || status.is_none() {
         let lines = tokio::select! {
             chunk = command::read(&mut running.stdout) => output.take(Stream::Out, chunk, &mut running.stdout),
             chunk = command::read(&mut running.stderr) => output.take(Stream::Error, chunk, &mut running.stderr),
             ended = running.child.wait(), if status.is_none() => {
                 status = Some(command::exit_status(ended));
+                limit = Some(Instant::now() + DRAIN_LIMIT);
                 continue;
             }
             // What it left running may hold the output open.
@@ -120,6 +127,9 @@ async fn follow(
         commands.touch();
         for line in lines {
             progress.line(line).await;
+        }
+        if limit.is_some_and(|limit| limit < Instant::now()) {
+            break;
         }
     }
     for line in output.rest() {

@@ -163,6 +163,15 @@ async fn what_a_step_leaves_running_goes_on_and_writes_to_the_log() {
 }
 
 #[tokio::test]
+async fn a_server_that_is_never_silent_does_not_hold_the_set_up() {
+    let text = r#"{"postStartCommand": "(while sleep 0.01; do echo request; done) & echo begun"}"#;
+    let workspace = Workspace::new(&[(".devcontainer.json", text)]);
+    let agent = workspace.agent().await;
+    tokio::time::timeout(SOON, agent.set_up(Phase::Start)).await.unwrap().unwrap();
+    eventually(|| workspace.logged("request").then_some(())).await;
+}
+
+#[tokio::test]
 async fn the_workspace_is_ready_where_the_project_says_so() {
     let text = r#"{
         "onCreateCommand": "echo 1", "updateContentCommand": "echo 2", "postCreateCommand": "echo 3",
