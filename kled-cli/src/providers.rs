@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use kled_core::provider::{Provider, ProviderSettings, Registry};
 use kled_core::{ProviderName, Result};
+#[cfg(feature = "kubernetes")]
+use kled_providers::kubernetes::KubernetesProvider;
 pub use kled_providers::local::SupervisorProgram as Supervisor;
 use kled_providers::local::{ContainerEngine, LocalProvider};
 
@@ -16,6 +18,8 @@ pub(crate) const DEFAULT: &str = "local";
 pub(crate) fn registered(supervisor: Supervisor) -> Result<Registry> {
     let mut registry = Registry::new();
     registry.register(ProviderName::new(DEFAULT)?, move |settings| local(supervisor.clone(), settings))?;
+    #[cfg(feature = "kubernetes")]
+    registry.register(ProviderName::new("kubernetes")?, kubernetes)?;
     Ok(registry)
 }
 
@@ -34,6 +38,11 @@ async fn local(supervisor: Supervisor, mut settings: ProviderSettings) -> Result
     };
     settings.finish()?;
     Ok(Arc::new(builder.build().await?))
+}
+
+#[cfg(feature = "kubernetes")]
+async fn kubernetes(settings: ProviderSettings) -> Result<Arc<dyn Provider>> {
+    Ok(Arc::new(KubernetesProvider::builder().settings(settings)?.build().await?))
 }
 
 /// The settings of a provider: its table in the file, and for the local one the keys that have their own names.

@@ -1,6 +1,9 @@
 //! The agent's program and image are what they are promised to be: static, small, and able to run alone.
 
 mod delivery;
+mod process;
+mod serve;
+mod sidecar;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -13,7 +16,7 @@ use kled_tests::cluster::Cluster;
 use kled_tests::image::Image;
 use kled_tests::podman::PodmanService;
 use kled_tests::suite::{Shared, Suite};
-use kled_tests::{agent, process, programs};
+use kled_tests::{agent, programs};
 
 /// What the agent may weigh, so that it is sent into a container in a second or two.
 const SIZE_MAX: u64 = 10_000_000;
@@ -30,7 +33,7 @@ async fn program() -> Result<PathBuf> {
 fn run(program: &Path, arguments: &[&str]) -> Result<String> {
     let mut command = Command::new(program);
     command.args(arguments);
-    process::run(command)
+    kled_tests::process::run(command)
 }
 
 /// What a program of the machine says about a file; some end with an error where they find nothing.
@@ -117,6 +120,27 @@ async fn runs_in_a_pod() -> Result<()> {
     Ok(())
 }
 
+fn with_sidecar(suite: Suite) -> Suite {
+    if let Some(reason) = sidecar::missing() {
+        return suite.skip("sidecar", reason);
+    }
+    suite
+        .case(
+            "sidecar: a refused stop is tried until it is allowed",
+            sidecar::a_refused_stop_is_tried_until_it_is_allowed,
+        )
+        .case("sidecar: a command keeps it running", sidecar::a_command_keeps_it_running_and_annotations_stay)
+        .case(
+            "sidecar: another of the same name is left alone",
+            sidecar::another_workspace_of_the_same_name_is_left_alone,
+        )
+        .case("sidecar: an expired workspace is deleted", sidecar::an_expired_workspace_is_deleted)
+        .case(
+            "sidecar: conditions follow, a dead agent is stopped",
+            sidecar::conditions_follow_and_a_dead_agent_is_stopped,
+        )
+}
+
 fn main() -> ExitCode {
     let suite = Suite::new("agent")
         .deadline(DEADLINE)
@@ -124,8 +148,20 @@ fn main() -> ExitCode {
         .case("is static", is_static)
         .case("is small", is_small)
         .case("tells its version", tells_its_version)
-        .case("a dynamic program is refused", refuses_a_dynamic_program);
+        .case("a dynamic program is refused", refuses_a_dynamic_program)
+        .case(
+            "serve: commands have the image's environment",
+            serve::commands_have_the_environment_of_the_image_only,
+        )
+        .case("serve: waits in little memory", serve::waits_in_little_memory)
+        .case(
+            "serve: takes note of orphans and of nothing else",
+            serve::takes_note_of_orphans_and_of_nothing_else,
+        )
+        .case("serve: a changed file is activity", serve::a_changed_file_is_activity)
+        .case("serve: ends everything in time", serve::ends_everything_in_time);
     let suite = suite.case("half an agent never takes its place", delivery::refuses_every_half);
+    let suite = with_sidecar(suite);
     let suite = match PodmanService::missing() {
         Some(reason) => suite
             .skip("an engine runs its image", reason.clone())

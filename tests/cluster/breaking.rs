@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use kled_tests::cluster::{BUSYBOX, Cluster};
+use kled_tests::cluster::{BUSYBOX, Cluster, Options};
 use kled_tests::wait;
 
 use crate::pods::{Namespace, Pod};
@@ -20,7 +20,7 @@ async fn wait_until_kept(pod: &Pod) -> Result<()> {
 }
 
 pub(crate) async fn comes_back() -> Result<()> {
-    let cluster = Cluster::start().await?;
+    let cluster = Cluster::start_with(Options { node_grace: Duration::from_secs(5) }).await?;
     let namespace = Namespace::create(&cluster, "breaking").await?;
     let pod = namespace.run("sleeper", BUSYBOX, "sleep 600").await?;
     pod.exec("echo kept > /tmp/file").await?;
@@ -28,6 +28,16 @@ pub(crate) async fn comes_back() -> Result<()> {
     cluster.kill_kubelet().await?;
     ensure!(cluster.kill_kubelet().await.is_err(), "it was killed twice");
     ensure!(pod.exec("true").await.is_err(), "exec works without a kubelet");
+    let start = Instant::now();
+    wait::until(BACK_DEADLINE, "the pod to be unready", async || {
+        ensure!(pod.check_ready().await.is_err(), "it is still ready");
+        Ok(())
+    })
+    .await?;
+    println!(
+        "the pod was no longer ready {:.1} s after the kubelet was killed",
+        start.elapsed().as_secs_f64()
+    );
     let start = Instant::now();
     cluster.start_kubelet()?;
     ensure!(cluster.start_kubelet().is_err(), "it was started twice");

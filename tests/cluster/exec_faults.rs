@@ -1,6 +1,6 @@
 //! `exec` through a proxy that cuts upgraded connections.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use kled_tests::cluster::{BUSYBOX, Cluster};
 use kled_tests::fault_proxy::{Direction, FaultProxy, Verb};
 use kled_tests::kubeconfig;
@@ -28,6 +28,12 @@ pub(crate) async fn passes_on(cluster: &Shared<Cluster>) -> Result<()> {
     let requests = proxy.requests();
     ensure!(requests.len() == 1 && requests[0].verb == Verb::Connect, "{requests:?}");
     ensure!(requests[0].resource == "pods/exec", "{requests:?}");
+    // The last of two flags counts.
+    let through = proxy.kubeconfig().to_str().context("a path in UTF-8")?;
+    let exec =
+        ["--kubeconfig", through, "--namespace", namespace.name(), "exec", "sleeper", "--", "hostname"];
+    let said = cluster.kubectl(&exec).await?;
+    ensure!(said == "sleeper\n" && proxy.requests().len() > 1, "kubectl said {said:?}");
     namespace.delete().await
 }
 

@@ -24,6 +24,7 @@ use crate::pods::Namespace;
 static CLUSTER: Shared<Cluster> = Shared::new();
 
 const REACH_DEADLINE: Duration = Duration::from_secs(60);
+const PULL_DEADLINE: Duration = Duration::from_secs(5);
 
 async fn answers_exec() -> Result<()> {
     let cluster = CLUSTER.get(Cluster::shared).await?;
@@ -91,6 +92,22 @@ async fn runs_an_image_of_ones_own() -> Result<()> {
     let pod = namespace.run("own", "registry.example/own:v7", "sleep 600").await?;
     let said = pod.exec("cat /etc/own").await?;
     ensure!(said.output == "made here\n", "it said {said:?}");
+    namespace.delete().await
+}
+
+/// A node that waited for name servers that it cannot reach would be late.
+async fn tells_at_once_that_an_image_is_absent() -> Result<()> {
+    let cluster = CLUSTER.get(Cluster::shared).await?;
+    let namespace = Namespace::create(&cluster, "absent-image").await?;
+    let mut spec = pods::spec("registry.invalid/absent:1", "sleep 600");
+    spec["containers"][0]["imagePullPolicy"] = "IfNotPresent".into();
+    let pod = namespace.create_pod("absent", spec).await?;
+    wait::until(PULL_DEADLINE, "the pull to fail", async || {
+        let reason = pod.waiting_for().await?;
+        ensure!(matches!(reason.as_str(), "ErrImagePull" | "ImagePullBackOff"), "it waits for {reason}");
+        Ok(())
+    })
+    .await?;
     namespace.delete().await
 }
 
@@ -180,6 +197,7 @@ fn main() -> ExitCode {
         .case("the machine reaches a node port", is_reached_from_the_machine)
         .case("a pod reaches the API server", reaches_the_api_server_from_a_pod)
         .case("a pod runs an image made here", runs_an_image_of_ones_own)
+        .case("an absent image is told at once", tells_at_once_that_an_image_is_absent)
         .case("a pod's memory is limited", limits_memory)
         .case("a volume outlives its pod and goes with its claim", || volumes::outlives_its_pod(&CLUSTER))
         .case("a restricted pod clones a repository", || workspace::clones_in_a_restricted_pod(&CLUSTER))

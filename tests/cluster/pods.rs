@@ -55,13 +55,18 @@ impl Namespace {
 
     /// Starts a pod of a spec and waits until it is ready.
     pub(crate) async fn run_spec(&self, name: &str, spec: Value) -> Result<Pod> {
-        let pods: Api<PodObject> = Api::namespaced(self.client.clone(), &self.name);
+        let pod = self.create_pod(name, spec).await?;
+        wait::until(RUN_DEADLINE, "the pod to be ready", async || pod.check_ready().await).await?;
+        Ok(pod)
+    }
+
+    /// Creates a pod of a spec.
+    pub(crate) async fn create_pod(&self, name: &str, spec: Value) -> Result<Pod> {
+        let pods = self.api::<PodObject>();
         let metadata = json!({"name": name, "labels": {"app": name}});
         let object = serde_json::from_value(json!({"metadata": metadata, "spec": spec}))?;
         pods.create(&PostParams::default(), &object).await?;
-        let pod = Pod { name: name.to_owned(), pods };
-        wait::until(RUN_DEADLINE, "the pod to be ready", async || pod.check_ready().await).await?;
-        Ok(pod)
+        Ok(Pod { name: name.to_owned(), pods })
     }
 
     /// Puts a service in front of the pods of an app; gives its port on the node.
@@ -119,11 +124,19 @@ pub(crate) struct Said {
 }
 
 impl Pod {
-    async fn check_ready(&self) -> Result<()> {
+    pub(crate) async fn check_ready(&self) -> Result<()> {
         let status = self.pods.get_status(&self.name).await?.status.context("no status yet")?;
         let ready = status.conditions.iter().flatten().any(|it| it.type_ == "Ready" && it.status == "True");
         ensure!(ready, "its status is {}", serde_json::to_string(&status)?);
         Ok(())
+    }
+
+    /// Why its container does not run.
+    pub(crate) async fn waiting_for(&self) -> Result<String> {
+        let status = self.pods.get_status(&self.name).await?.status.context("no status yet")?;
+        let container = status.container_statuses.unwrap_or_default().into_iter().next();
+        let waiting = container.and_then(|container| container.state?.waiting).context("it does not wait")?;
+        Ok(waiting.reason.unwrap_or_default())
     }
 
     pub(crate) async fn address(&self) -> Result<String> {

@@ -10,13 +10,14 @@ use kled_core::provider::{
     Capabilities, CommandCapabilities, Enforcement, Faults, LimitCapabilities, ProviderSettings,
     SandboxCapabilities,
 };
+use kled_core::setup::{Dotfiles, GitIdentity};
 use kled_core::workspace::Isolation;
 use kled_core::{Error, ErrorKind, ProviderName, Quantity, Result};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
 use super::client::Cluster;
 use super::reach::Agents;
-use super::settings::{AccessMode, PodSettings};
+use super::settings::{AccessMode, Personal, PodSettings};
 use super::{Context, KubernetesProvider};
 use crate::secrets::EnvironmentAndFileSecrets;
 
@@ -34,6 +35,7 @@ pub struct KubernetesProviderBuilder {
     namespace: Option<String>,
     pods: PodSettings,
     forward_credentials: bool,
+    personal: Personal,
     secrets: Arc<dyn SecretSource>,
     faults: Faults,
 }
@@ -57,6 +59,7 @@ impl Default for KubernetesProviderBuilder {
             namespace: None,
             pods: PodSettings::default(),
             forward_credentials: true,
+            personal: Personal::default(),
             secrets: Arc::new(EnvironmentAndFileSecrets),
             faults: Faults::none(),
         }
@@ -218,6 +221,20 @@ impl KubernetesProviderBuilder {
         self
     }
 
+    /// The user's own files, brought into every workspace that is made. Default: none.
+    #[must_use]
+    pub fn dotfiles(mut self, dotfiles: Dotfiles) -> Self {
+        self.personal.dotfiles = Some(dotfiles);
+        self
+    }
+
+    /// Who commits in workspaces. Default: nobody is set.
+    #[must_use]
+    pub fn git_identity(mut self, identity: GitIdentity) -> Self {
+        self.personal.git_identity = Some(identity);
+        self
+    }
+
     /// What resolves references to secrets. Default: the environment and files of this machine.
     #[must_use]
     pub fn secrets(mut self, secrets: impl SecretSource) -> Self {
@@ -245,6 +262,8 @@ impl KubernetesProviderBuilder {
     /// | `docker-socket-and-so-root-on-the-node` | the path of the node's Docker socket |
     /// | `pod-template-overrides` | JSON |
     /// | `unschedulable-patience` | `2m` |
+    /// | `dotfiles`, `dotfiles-install-command` | a repository, and what installs it |
+    /// | `git-name`, `git-email` | who commits |
     ///
     /// # Errors
     /// [`ErrorKind::InvalidInput`] naming the setting.
@@ -296,6 +315,16 @@ impl KubernetesProviderBuilder {
         if let Some(patience) = settings.take("unschedulable-patience") {
             pods.unschedulable_patience = kled_core::workspace::parse_duration(&patience)?;
         }
+        let install_command = settings.take("dotfiles-install-command");
+        if let Some(repository) = settings.take("dotfiles") {
+            let repository = repository.parse()?;
+            self.personal.dotfiles = Some(Dotfiles { repository, revision: None, install_command });
+        }
+        match (settings.take("git-name"), settings.take("git-email")) {
+            (None, None) => {}
+            (Some(name), Some(email)) => self.personal.git_identity = Some(GitIdentity::new(name, email)?),
+            _ => return Err(malformed("git-name")().hint("git-name and git-email go together")),
+        }
         settings.finish()?;
         Ok(self)
     }
@@ -318,6 +347,7 @@ impl KubernetesProviderBuilder {
             cluster: Cluster::new(client, namespace),
             settings: self.pods,
             forward_credentials: self.forward_credentials,
+            personal: self.personal,
             secrets: self.secrets,
             faults: self.faults,
             agents: Agents::default(),

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use kled_core::setup::Phase;
 use kled_core::workspace::{Decision, Isolation, Operation, Workspace, WorkspaceSpec};
 use kled_core::{Error, ErrorKind, Result, WorkspaceName};
 use tokio::task::JoinHandle;
@@ -18,7 +19,7 @@ use super::events::Reporter;
 use super::marks::{Change, LEASE, Marks, UnderWay};
 use super::objects::Blueprint;
 use super::watch::overtaken;
-use crate::agent::{AgentClient, Token};
+use crate::agent::{AgentClient, SetupOptions, SetupProgress, Token};
 
 /// How often whoever is at it says so.
 const RENEWAL: Duration = Duration::from_secs(LEASE.as_secs() / 3);
@@ -95,7 +96,7 @@ impl Context {
         let under_way = UnderWay::new(Operation::Create, "claim");
         let (claimed, turn) = match self.take(name, spec, under_way).await? {
             Taken::Done(workspace) => return Ok(*workspace),
-            Taken::Turn(claimed, turn) => (*claimed, turn),
+            Taken::Turn(claimed, turn) => (*claimed, *turn),
         };
         reporter.attach(&claimed);
         if claimed.marks.commit.is_some() {
@@ -148,8 +149,7 @@ impl Context {
                 let set = Blueprint { marks: &marks, settings: &self.settings }.stateful_set()?;
                 match self.cluster.claim(name, &set).await? {
                     Some(claimed) if claimed.marks.id == marks.id => {
-                        let turn = Turn::new(&self.cluster, &claimed, under_way);
-                        return Ok(Taken::Turn(Box::new(claimed), turn));
+                        return Ok(self.turn(claimed, under_way));
                     }
                     _ if self.cluster.claimed(name).await?.is_none() => return Err(foreign(name)),
                     _ => continue,
@@ -179,12 +179,16 @@ impl Context {
                             self.cluster.end_pod(name, 0).await?;
                             self.until_no_pod(name, observation.pod_uid()).await?;
                         }
-                        let turn = Turn::new(&self.cluster, &claimed, under_way);
-                        return Ok(Taken::Turn(Box::new(claimed), turn));
+                        return Ok(self.turn(claimed, under_way));
                     }
                 }
             }
         }
+    }
+
+    fn turn(&self, claimed: Claimed, under_way: UnderWay) -> Taken {
+        let turn = Turn::new(&self.cluster, &claimed, under_way);
+        Taken::Turn(Box::new(claimed), Box::new(turn))
     }
 
     /// Brings a claimed workspace to where its files are there. Answers the commit.
@@ -202,7 +206,27 @@ impl Context {
         let client = self.until_reachable(name, uid, &token).await?;
         self.faults.at(Operation::Create, "checkout").await?;
         let credential = credential.await.unwrap_or_default();
-        self.check_out(&client, marks, credential, reporter).await
+        let commit = self.check_out(&client, marks, credential, reporter).await?;
+        self.faults.at(Operation::Create, "set-up").await?;
+        self.set_up(&client, Phase::Create, reporter).await?;
+        Ok(commit)
+    }
+
+    /// Carries out what the project asks for when its workspace is made or started.
+    pub(super) async fn set_up(&self, client: &AgentClient, phase: Phase, reporter: &Reporter) -> Result<()> {
+        let mut options = SetupOptions::new(phase);
+        options.dotfiles.clone_from(&self.personal.dotfiles);
+        options.git_identity.clone_from(&self.personal.git_identity);
+        let progress = |progress: SetupProgress<'_>| {
+            if let SetupProgress::Line(line) = progress {
+                reporter.say("SettingUp", line);
+            }
+        };
+        let summary = client.set_up(&options, progress).await?;
+        for field in &summary.ignored {
+            reporter.warn("SetupFieldIgnored", field.to_string());
+        }
+        Ok(())
     }
 
     /// Makes what belongs to the StatefulSet. Answers the agent's token.
@@ -247,7 +271,7 @@ enum Taken {
     /// There is nothing to do.
     Done(Box<Workspace>),
     /// It is this call's turn.
-    Turn(Box<Claimed>, Turn),
+    Turn(Box<Claimed>, Box<Turn>),
 }
 
 fn foreign(name: &WorkspaceName) -> Error {

@@ -83,6 +83,10 @@ impl Reporter {
         self.tell(Severity::Normal, reason, message.into());
     }
 
+    pub(super) fn warn(&self, reason: &str, message: impl Into<String>) {
+        self.tell(Severity::Warning, reason, message.into());
+    }
+
     fn tell(&self, severity: Severity, reason: &str, message: String) {
         let event = Event {
             time: Timestamp::now(),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use kled_core::setup::Phase;
 use kled_core::workspace::{Decision, Operation, Workspace, WorkspaceStatus};
 use kled_core::{Error, ErrorKind, Result, WorkspaceName};
 
@@ -63,7 +64,7 @@ impl Context {
         self.faults.at(Operation::Start, "agent").await?;
         let token = self.cluster.token(name).await?;
         let client = self.until_reachable(name, uid, &token).await?;
-        drop(client);
+        self.set_up(&client, Phase::Start, reporter).await?;
         reporter.say("Started", "the workspace is running");
         self.status(name).await
     }

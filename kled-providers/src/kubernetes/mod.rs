@@ -57,7 +57,7 @@ use crate::within::within;
 use client::Cluster;
 use events::Reporter;
 use reach::Agents;
-use settings::PodSettings;
+use settings::{Personal, PodSettings};
 
 /// A [`Provider`] whose workspaces are pods of a Kubernetes cluster. See the [module](self).
 ///
@@ -90,6 +90,7 @@ struct Context {
     cluster: Cluster,
     settings: PodSettings,
     forward_credentials: bool,
+    personal: Personal,
     secrets: Arc<dyn SecretSource>,
     faults: Faults,
     agents: Agents,

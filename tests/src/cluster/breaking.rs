@@ -8,7 +8,7 @@ use crate::control_plane::Place;
 impl Cluster {
     /// Kills the kubelet; containers go on, and so does what the API server last heard of them.
     ///
-    /// The node counts as ready for another fifty seconds, as on any cluster.
+    /// The node counts as ready for another [`Options::node_grace`](super::Options::node_grace).
     ///
     /// # Errors
     /// When it does not run, or the cluster is another process's.

@@ -66,6 +66,21 @@ pub struct Cluster {
     owned: Option<Owned>,
 }
 
+/// How a cluster differs from others.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// After how long without a word the node no longer counts as ready, and neither do its pods. It speaks up once a
+    /// second at most, so less than four seconds cannot be kept.
+    pub node_grace: Duration,
+}
+
+impl Default for Options {
+    /// As Kubernetes has it.
+    fn default() -> Self {
+        Self { node_grace: Duration::from_secs(50) }
+    }
+}
+
 /// What it takes to use a cluster, from whichever process.
 struct Access {
     client: kube::Client,
@@ -116,10 +131,18 @@ impl Cluster {
     /// # Errors
     /// When a server ends or is not ready in time; the message quotes its log.
     pub async fn start() -> Result<Self> {
+        Self::start_with(Options::default()).await
+    }
+
+    /// Starts a cluster that differs from others.
+    ///
+    /// # Errors
+    /// When a server ends or is not ready in time; the message quotes its log.
+    pub async fn start_with(options: Options) -> Result<Self> {
         let slot = Slot::take("cluster")?;
         let enclosure = Enclosure::start(&slot).await?;
         let entrance = enclosure.entrance().try_clone()?;
-        let started = start_servers(&slot, &entrance).await;
+        let started = start_servers(&slot, &entrance, options).await;
         let (api_server, client, node) = started.or_else(|error| slot.keep_logs(error))?;
         let access = Access { client, kubeconfig: api_server.kubeconfig.clone(), entrance };
         let enforcer = network_policy::Enforcer::start(&slot, &access.entrance, access.client.clone())?;
@@ -204,11 +227,15 @@ impl Cluster {
     }
 }
 
-async fn start_servers(slot: &Slot, entrance: &Entrance) -> Result<(ApiServer, kube::Client, node::Servers)> {
+async fn start_servers(
+    slot: &Slot,
+    entrance: &Entrance,
+    options: Options,
+) -> Result<(ApiServer, kube::Client, node::Servers)> {
     let site = Site::inside(entrance);
     let runtime = node::Runtime::start(slot, entrance);
     let ((api_server, client), runtime) = tokio::try_join!(ApiServer::start(slot, &site), runtime)?;
-    let node = node::Servers::start(slot, entrance, &api_server, runtime)?;
+    let node = node::Servers::start(slot, entrance, &api_server, runtime, options)?;
     Ok((api_server, client, node))
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
-use super::{BUSYBOX, NODE_NAME, dns, volumes, write_json};
+use super::{BUSYBOX, NODE_NAME, Options, dns, volumes, write_json};
 use crate::authority::Subject;
 use crate::control_plane::{ApiServer, SERVICE_RANGE, flag};
 use crate::enclosure::Entrance;
@@ -33,7 +33,7 @@ pub(super) struct Runtime(Server);
 
 impl Runtime {
     pub(super) async fn start(slot: &Slot, entrance: &Entrance) -> Result<Self> {
-        route(entrance)?;
+        prepare(entrance)?;
         let configuration = slot.directory().join("containerd.toml");
         let network = slot.create_directory("network")?;
         write_json(&network.join("10-kled.conflist"), &network_configuration())?;
@@ -60,20 +60,27 @@ pub(super) struct Servers {
     // None while it is killed.
     kubelet: Mutex<Option<Server>>,
     others: Vec<Server>,
+    options: Options,
 }
 
 impl Servers {
     /// Starts what needs the API server. None of it waits: each retries until the others are there.
-    pub(super) fn start(slot: &Slot, entrance: &Entrance, api: &ApiServer, runtime: Runtime) -> Result<Self> {
+    pub(super) fn start(
+        slot: &Slot,
+        entrance: &Entrance,
+        api: &ApiServer,
+        runtime: Runtime,
+        options: Options,
+    ) -> Result<Self> {
         let start = |name: &str, command: Command| Server::start(slot, name, command);
         let others = vec![
-            start("kube-controller-manager", controller_manager(slot, entrance, api)?)?,
+            start("kube-controller-manager", controller_manager(slot, entrance, api, options)?)?,
             start("kube-scheduler", scheduler(slot, entrance, api)?)?,
             start("kube-proxy", proxy(slot, entrance, api)?)?,
             start("local-path-provisioner", volumes::command(slot, entrance, api)?)?,
             runtime.0,
         ];
-        let servers = Self { kubelet: Mutex::default(), others };
+        let servers = Self { kubelet: Mutex::default(), others, options };
         servers.start_kubelet(slot, entrance, api)?;
         Ok(servers)
     }
@@ -81,7 +88,7 @@ impl Servers {
     pub(super) fn start_kubelet(&self, slot: &Slot, entrance: &Entrance, api: &ApiServer) -> Result<()> {
         let mut running = self.kubelet();
         ensure!(running.is_none(), "the kubelet runs already");
-        *running = Some(Server::start(slot, "kubelet", kubelet(slot, entrance, api)?)?);
+        *running = Some(Server::start(slot, "kubelet", kubelet(slot, entrance, api, self.options)?)?);
         Ok(())
     }
 
@@ -116,16 +123,24 @@ pub(super) async fn load_image(directory: &Path, entrance: &Entrance, image: &Im
     tokio::task::spawn_blocking(import).await.context("wait for the import")?
 }
 
-/// Lets the node pass packets on between pods, services and the machine.
-fn route(entrance: &Entrance) -> Result<()> {
+/// Lets the node pass packets on between pods, services and the machine, and keeps it from asking for names: the
+/// machine's name servers are out of its reach, and it would wait for them before it says that an image is not there.
+const PREPARE: &str = "
+set -e
+echo 1 > /proc/sys/net/ipv4/ip_forward
+# Bridged packets only pass iptables, and so services, where the kernel has that module.
+bridge=/proc/sys/net/bridge/bridge-nf-call-iptables
+[ ! -e $bridge ] || echo 1 > $bridge
+echo 'nameserver 127.0.0.1' > /run/resolv.conf
+place=$(readlink -m /etc/resolv.conf)
+case $place in /run/*) mkdir -p ${place%/*}; : >> $place;; esac
+[ ! -e $place ] || mount --bind /run/resolv.conf $place
+";
+
+fn prepare(entrance: &Entrance) -> Result<()> {
     let mut command = entrance.command("sh")?;
-    // Bridged packets only pass iptables, and so services, where the kernel has that module.
-    let bridge = "/proc/sys/net/bridge/bridge-nf-call-iptables";
-    command.args([
-        "-c",
-        &format!("echo 1 > /proc/sys/net/ipv4/ip_forward; [ ! -e {bridge} ] || echo 1 > {bridge}"),
-    ]);
-    process::run(command).map(|_said| ()).context("turn on forwarding")
+    command.args(["-c", PREPARE]);
+    process::run(command).map(|_said| ()).context("prepare the node")
 }
 
 fn network_configuration() -> serde_json::Value {
@@ -194,7 +209,12 @@ pub(super) fn identity(slot: &Slot, api: &ApiServer, name: &str, user: &Subject)
     Ok(path)
 }
 
-fn controller_manager(slot: &Slot, entrance: &Entrance, api: &ApiServer) -> Result<Command> {
+fn controller_manager(
+    slot: &Slot,
+    entrance: &Entrance,
+    api: &ApiServer,
+    options: Options,
+) -> Result<Command> {
     let name = "kube-controller-manager";
     let identity = identity(slot, api, name, &Subject::user("system:kube-controller-manager", &[]))?;
     let mut command = entrance.command(name)?;
@@ -211,6 +231,8 @@ fn controller_manager(slot: &Slot, entrance: &Entrance, api: &ApiServer) -> Resu
     ]);
     // By default it may ask so rarely that its forty controllers take seconds to start.
     command.args(["--kube-api-qps=300", "--kube-api-burst=600"]);
+    let grace = options.node_grace.as_secs();
+    command.args(["--node-monitor-period=1s", &format!("--node-monitor-grace-period={grace}s")]);
     command.args(["--allocate-node-cidrs=false", &format!("--service-cluster-ip-range={SERVICE_RANGE}")]);
     Ok(command)
 }
@@ -224,11 +246,11 @@ fn scheduler(slot: &Slot, entrance: &Entrance, api: &ApiServer) -> Result<Comman
     Ok(command)
 }
 
-fn kubelet(slot: &Slot, entrance: &Entrance, api: &ApiServer) -> Result<Command> {
+fn kubelet(slot: &Slot, entrance: &Entrance, api: &ApiServer, options: Options) -> Result<Command> {
     let node = Subject::user(&format!("system:node:{NODE_NAME}"), &["system:nodes"]);
     let identity = identity(slot, api, "kubelet", &node)?;
     let configuration = slot.directory().join("kubelet.json");
-    write_json(&configuration, &kubelet_configuration(slot, entrance, api)?)?;
+    write_json(&configuration, &kubelet_configuration(slot, entrance, api, options)?)?;
     let mut command = entrance.command("kubelet")?;
     command.arg(flag("config", &configuration)).arg(flag("kubeconfig", &identity));
     let data = slot.create_directory("kubelet")?;
@@ -237,7 +259,12 @@ fn kubelet(slot: &Slot, entrance: &Entrance, api: &ApiServer) -> Result<Command>
     Ok(command)
 }
 
-fn kubelet_configuration(slot: &Slot, entrance: &Entrance, api: &ApiServer) -> Result<serde_json::Value> {
+fn kubelet_configuration(
+    slot: &Slot,
+    entrance: &Entrance,
+    api: &ApiServer,
+    options: Options,
+) -> Result<serde_json::Value> {
     let address = entrance.address().to_string();
     let serving =
         api.authority.issue("kubelet-server", &Subject::server(NODE_NAME, &[NODE_NAME, &address]))?;
@@ -273,6 +300,8 @@ fn kubelet_configuration(slot: &Slot, entrance: &Entrance, api: &ApiServer) -> R
         // A pod that tests delete should go at once, and a node that is ready say so.
         "nodeStatusUpdateFrequency": "5s",
         "syncFrequency": "10s",
+        // It is renewed four times as often; forty seconds are what Kubernetes has.
+        "nodeLeaseDurationSeconds": options.node_grace.as_secs().clamp(4, 40),
         "registerNode": true,
     }))
 }

@@ -52,3 +52,46 @@ async fn connection<H: Health>(stream: TcpStream, service: HealthServer<H>) {
     // A probe that went away.
     let _broken = connection.await;
 }
+
+#[cfg(test)]
+mod tests {
+    use tonic_health::ServingStatus;
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_check_response::ServingStatus as Said;
+    use tonic_health::pb::health_client::HealthClient;
+
+    use super::*;
+    use crate::agent::transport;
+
+    /// As the kubelet's probe does: without a token, for the process or for a service.
+    async fn ask(address: std::net::SocketAddr, service: &str) -> Result<i32, tonic::Code> {
+        let channel = transport::connect(TcpStream::connect(address).await.unwrap()).await.unwrap();
+        let mut client = HealthClient::with_origin(channel, http::Uri::from_static("http://kled.agent"));
+        let request = HealthCheckRequest { service: service.to_owned() };
+        client.check(request).await.map(|answer| answer.into_inner().status).map_err(|status| status.code())
+    }
+
+    #[tokio::test]
+    async fn a_probe_is_told_the_health_of_the_process_and_of_what_is_known() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let health = serve(listener);
+        assert_eq!(ask(address, "").await, Ok(Said::Serving.into()));
+        assert_eq!(ask(address, "agent").await, Err(tonic::Code::NotFound));
+        health.set_service_status("agent", ServingStatus::Serving).await;
+        assert_eq!(ask(address, "agent").await, Ok(Said::Serving.into()));
+        health.set_service_status("", ServingStatus::NotServing).await;
+        assert_eq!(ask(address, "").await, Ok(Said::NotServing.into()));
+    }
+
+    #[tokio::test]
+    async fn nothing_else_is_served_there() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let _health = serve(listener);
+        let stream = TcpStream::connect(address).await.unwrap();
+        let client =
+            crate::agent::AgentClient::connect(stream, &crate::agent::Token::random()).await.unwrap();
+        assert!(client.status().await.is_err());
+    }
+}

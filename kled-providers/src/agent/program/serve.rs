@@ -83,6 +83,8 @@ fn adopt_orphans() -> Result<()> {
 
 async fn run(settings: Settings, token: Token, environment: Variables) -> Result<()> {
     let listener = listen(settings.listen).await?;
+    // The port may have been left to the machine.
+    let address = listener.local_addr().unwrap_or(settings.listen);
     let health_listener = listen(settings.health_listen).await?;
     let agent = Agent::new(Configuration {
         id: settings.id,
@@ -99,7 +101,7 @@ async fn run(settings: Settings, token: Token, environment: Variables) -> Result
     clean_up(&agent, "credentials cannot be removed", &settings.state, cleanup::wipe_credentials).await;
     let health = health::serve(health_listener);
     health.set_service_status(SERVICE, ServingStatus::Serving).await;
-    agent.log(format!("serving workspace {} on {}", settings.name, settings.listen));
+    agent.log(format!("serving workspace {} on {}", settings.name, address));
     let ended = agent.run(listener, settings.grace).await;
     for service in ["", SERVICE] {
         health.set_service_status(service, ServingStatus::NotServing).await;

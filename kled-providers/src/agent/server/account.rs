@@ -11,6 +11,8 @@ use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
+use crate::agent::proc;
+
 /// A user by the workspace's own list, `/etc/passwd`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Account {
@@ -92,7 +94,7 @@ impl Account {
         // SAFETY: `enter` makes system calls only, all of them async-signal-safe: no allocation, no lock.
         unsafe { command.pre_exec(move || account.enter()) };
         // Who gets as far as looking for the program is in.
-        command.spawn().is_err_and(|cause| cause.kind() == io::ErrorKind::NotFound)
+        proc::spawn(&mut command).is_err_and(|cause| cause.kind() == io::ErrorKind::NotFound)
     }
 
     /// Gives a folder and what is in it to the user, unless it is the user's. The folder itself comes last, so that
