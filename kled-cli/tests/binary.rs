@@ -37,6 +37,8 @@ fn every_help_text() {
         "workspace exec",
         "workspace logs",
         "workspace shell",
+        "workspace cp",
+        "workspace port-forward",
         "workspace events",
         "provider",
         "provider list",
@@ -56,8 +58,21 @@ fn every_help_text() {
 
 #[test]
 fn every_command_teaches_by_example() {
-    for command in ["create", "list", "status", "start", "stop", "delete", "exec", "logs", "shell", "events"]
-    {
+    let commands = [
+        "create",
+        "list",
+        "status",
+        "start",
+        "stop",
+        "delete",
+        "exec",
+        "logs",
+        "shell",
+        "cp",
+        "port-forward",
+        "events",
+    ];
+    for command in commands {
         let help = stdout(&run(&format!("workspace {command} -h")));
         assert!(help.contains(&format!("  kled workspace {command} ")), "{command}: {help}");
     }

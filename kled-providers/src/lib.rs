@@ -3,6 +3,7 @@
 //! | feature | backend |
 //! |---|---|
 //! | `agent` | [`agent`]: what runs beside every workspace, and its client; comes with every backend |
+//! | `agent` | [`forward`], [`copy`]: ports of this machine that lead to a workspace, copies of files both ways |
 //! | `local` | [`local`]: sandboxed processes on this machine; needs nothing installed but git |
 //! | `local-container` | adds containers of Docker or Podman to `local` |
 //!
@@ -10,6 +11,10 @@
 
 #[cfg(all(feature = "agent", unix))]
 pub mod agent;
+#[cfg(all(feature = "agent", unix))]
+pub mod copy;
+#[cfg(all(feature = "agent", unix))]
+pub mod forward;
 #[cfg(all(feature = "local", unix))]
 pub mod local;
 #[cfg(all(feature = "agent", unix))]
