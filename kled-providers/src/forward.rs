@@ -1,6 +1,5 @@
 //! A port of this machine that leads to a port of a workspace.
 
-use std::future::Future;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,34 +62,36 @@ pub async fn forward(
 }
 
 /// Carries one connection to its end.
-fn carry(
+async fn carry(
     provider: Arc<dyn Provider>,
     name: WorkspaceName,
     mut peer: TcpStream,
     port: NonZeroU16,
-) -> impl Future<Output = Result<()>> + Send {
-    async move {
-        let carried = async {
-            let mut stream = provider.connect(&name, ConnectRequest::new(port)).await?;
-            // Small messages of interactive protocols must not wait for more.
-            let _not_tcp = peer.set_nodelay(true);
-            let copied =
-                tokio::io::copy_bidirectional_with_sizes(&mut peer, &mut stream, BUFFER, BUFFER).await;
-            match copied {
-                Ok(_) => Ok(()),
-                // Only the peer's own socket has errors of the system; a peer that hangs up is no failure.
-                Err(cause) if cause.raw_os_error().is_some() => Ok(()),
-                Err(cause) => Err(Error::new(ErrorKind::Unavailable, "a forwarded connection broke")
-                    .with("workspace", &name)
-                    .with("port", port)
-                    .because(cause)),
-            }
-        };
-        let carried = carried.await;
-        if carried.is_err() {
-            // An orderly end would tell the peer that it has received everything.
-            let _gone = peer.set_zero_linger();
-        }
-        carried
+) -> Result<()> {
+    let carried = exchange(&provider, &name, &mut peer, port).await;
+    if carried.is_err() {
+        // An orderly end would tell the peer that it has received everything.
+        let _gone = peer.set_zero_linger();
+    }
+    carried
+}
+
+async fn exchange(
+    provider: &dyn Provider,
+    name: &WorkspaceName,
+    peer: &mut TcpStream,
+    port: NonZeroU16,
+) -> Result<()> {
+    let mut stream = provider.connect(name, ConnectRequest::new(port)).await?;
+    // Small messages of interactive protocols must not wait for more.
+    let _not_tcp = peer.set_nodelay(true);
+    match tokio::io::copy_bidirectional_with_sizes(peer, &mut stream, BUFFER, BUFFER).await {
+        Ok(_) => Ok(()),
+        // Only the peer's own socket has errors of the system; a peer that hangs up is no failure.
+        Err(cause) if cause.raw_os_error().is_some() => Ok(()),
+        Err(cause) => Err(Error::new(ErrorKind::Unavailable, "a forwarded connection broke")
+            .with("workspace", name)
+            .with("port", port)
+            .because(cause)),
     }
 }
