@@ -5,6 +5,7 @@
 //! | `agent` | [`agent`]: what runs beside every workspace, and its client; comes with every backend |
 //! | `agent` | [`forward`], [`copy`]: ports of this machine that lead to a workspace, copies of files both ways |
 //! | `local` | [`local`]: sandboxed processes on this machine; needs nothing installed but git |
+//! | `kubernetes` | [`kubernetes`]: a pod and a volume on any cluster; needs nothing installed there |
 //! | `local-container` | adds containers of Docker or Podman to `local` |
 //!
 //! No feature is on by default: a service pays for the backends that it names.
@@ -15,11 +16,13 @@ pub mod agent;
 pub mod copy;
 #[cfg(all(feature = "agent", unix))]
 pub mod forward;
+#[cfg(all(feature = "kubernetes", unix))]
+pub mod kubernetes;
 #[cfg(all(feature = "local", unix))]
 pub mod local;
 #[cfg(all(feature = "agent", unix))]
-mod secrets;
-#[cfg(all(feature = "local", unix))]
+pub mod secrets;
+#[cfg(all(any(feature = "local", feature = "kubernetes"), unix))]
 mod within;
 
 /// The README's example, compiled.

@@ -1,5 +1,7 @@
 //! The control plane answers, several run side by side, and nothing of them stays behind.
 
+mod faults;
+
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
@@ -44,6 +46,17 @@ async fn two_run_side_by_side() -> Result<()> {
     Ok(())
 }
 
+async fn comes_back_with_its_data() -> Result<()> {
+    let plane = ControlPlane::start().await?;
+    let maps: Api<ConfigMap> = Api::default_namespaced(plane.client());
+    maps.create(&PostParams::default(), &config_map("first")).await?;
+    plane.kill_api_server().await?;
+    ensure!(maps.get("owner").await.is_err(), "a killed API server answers");
+    plane.start_api_server().await?;
+    maps.get("owner").await?;
+    Ok(())
+}
+
 async fn hold() -> Result<(ControlPlane, Traces)> {
     let plane = ControlPlane::start().await?;
     let traces = plane.traces()?;
@@ -72,6 +85,11 @@ fn main() -> ExitCode {
         .skip_all_if(ControlPlane::missing())
         .case("answers at its version", answers)
         .case("two run side by side", two_run_side_by_side)
+        .case("a killed API server comes back with its data", comes_back_with_its_data)
+        .case("a proxy shows every fault as it is told", faults::are_shown)
+        .case("a proxy breaks the request at a place", faults::are_at_their_place)
+        .case("a proxy tells clients when to try again", faults::tell_when_to_try_again)
+        .case("a proxy streams watches and cuts them", faults::cut_watches)
         .case("leaves no process and no directory", leaves_nothing)
         .case("a killed run is swept by the next", is_swept_after_a_kill)
         .run()

@@ -1,6 +1,11 @@
 //! A real node: pods run, services are found and reached, and nothing of it stays behind.
 
+mod breaking;
+mod exec_faults;
+mod network_policy;
 mod pods;
+mod volumes;
+mod workspace;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -126,15 +131,16 @@ async fn is_reached_from_the_machine() -> Result<()> {
     namespace.delete().await
 }
 
-async fn start_with_a_pod() -> Result<Cluster> {
+async fn start_with_a_pod_and_a_volume() -> Result<Cluster> {
     let cluster = Cluster::start().await?;
     let namespace = Namespace::create(&cluster, "short-lived").await?;
-    namespace.run("sleeper", BUSYBOX, "sleep 600").await?;
+    volumes::claim(&namespace).await?;
+    namespace.run_spec("sleeper", volumes::spec_with_volume()).await?;
     Ok(cluster)
 }
 
 async fn hold() -> Result<(Cluster, Traces)> {
-    let cluster = start_with_a_pod().await?;
+    let cluster = start_with_a_pod_and_a_volume().await?;
     let traces = cluster.traces()?;
     Ok((cluster, traces))
 }
@@ -166,7 +172,7 @@ fn main() -> ExitCode {
     if traces::is_holder() {
         return traces::hold(hold());
     }
-    Suite::new("cluster")
+    let suite = Suite::new("cluster")
         .skip_all_if(Cluster::missing())
         .case("a pod answers exec", answers_exec)
         .case("a pod's logs are read", gives_logs)
@@ -175,12 +181,17 @@ fn main() -> ExitCode {
         .case("a pod reaches the API server", reaches_the_api_server_from_a_pod)
         .case("a pod runs an image made here", runs_an_image_of_ones_own)
         .case("a pod's memory is limited", limits_memory)
+        .case("a volume outlives its pod and goes with its claim", || volumes::outlives_its_pod(&CLUSTER))
+        .case("a restricted pod clones a repository", || workspace::clones_in_a_restricted_pod(&CLUSTER))
+        .case("a proxy passes exec on", || exec_faults::passes_on(&CLUSTER))
+        .case("a proxy cuts exec off in either direction", || exec_faults::cuts(&CLUSTER))
         .case("kubectl works", answers_kubectl)
+        .case("a killed kubelet and a killed API server come back", breaking::comes_back)
         .case("a dropped cluster leaves nothing", leaves_nothing)
         .case("a killed run is swept by the next", is_swept_after_a_kill)
         .after(|| async {
             CLUSTER.release().await;
             Ok(())
-        })
-        .run()
+        });
+    network_policy::cases(suite, &CLUSTER).run()
 }

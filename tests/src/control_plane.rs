@@ -1,8 +1,10 @@
 //! An API server with its store and nothing else: enough for whatever only talks to the API.
 
+use std::ffi::OsString;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -103,12 +105,28 @@ impl ControlPlane {
         self.slot.directory()
     }
 
+    /// Kills the API server; its store goes on.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn kill_api_server(&self) -> Result<()> {
+        self.server.kill().await
+    }
+
+    /// Starts the API server again, at the same address and with the same data, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it runs already, or does not start.
+    pub async fn start_api_server(&self) -> Result<()> {
+        self.server.start_again(&self.slot, Place::Machine, &self.client).await
+    }
+
     /// What it would leave on the machine.
     ///
     /// # Errors
     /// When another thread panicked while it held one of the servers.
     pub fn traces(&self) -> Result<Traces> {
-        let processes = vec![self.server.store.id()?, self.server.server.id()?];
+        let processes = vec![self.server.store.id()?, self.server.id()?];
         Ok(Traces::on_machine(&self.slot, processes))
     }
 }
@@ -165,7 +183,9 @@ fn free_ports(number: u8) -> Result<[u16; 3]> {
 
 /// A running API server with its store and its authority.
 pub(crate) struct ApiServer {
-    server: Server,
+    // None while it is killed.
+    server: Mutex<Option<Server>>,
+    arguments: Vec<OsString>,
     store: Server,
     pub(crate) authority: Authority,
     pub(crate) service_account_key: PathBuf,
@@ -180,19 +200,20 @@ impl ApiServer {
         let authority = Authority::create(&directory, "authority")?;
         let (service_account_key, service_account_public_key) =
             authority::key_pair(&directory, "service-account")?;
-        let mut command = site.place.command("kube-apiserver")?;
-        command.args(api_flags(site)).args(certificate_flags(&authority, site, &directory)?);
-        command.arg(flag("service-account-key-file", &service_account_public_key));
-        command.arg(flag("service-account-signing-key-file", &service_account_key));
-        command.arg(flag("cert-dir", &directory));
-        let server = Server::start(slot, "kube-apiserver", command)?;
+        let mut arguments = api_flags(site);
+        arguments.extend(certificate_flags(&authority, site, &directory)?);
+        arguments.push(flag("service-account-key-file", &service_account_public_key));
+        arguments.push(flag("service-account-signing-key-file", &service_account_key));
+        arguments.push(flag("cert-dir", &directory));
+        let server = start_server(slot, site.place, &arguments)?;
         let url = format!("https://{}:{}", site.address, site.api_port);
         let administrator =
             authority.issue("administrator", &Subject::user("administrator", &["system:masters"]))?;
         let kubeconfig = slot.directory().join("kubeconfig");
         kubeconfig::write(&kubeconfig, &url, &authority.certificate(), &administrator)?;
         let client = kubeconfig::client(&kubeconfig).await?;
-        let started = Self { server, store, authority, service_account_key, kubeconfig, url };
+        let server = Mutex::new(Some(server));
+        let started = Self { server, arguments, store, authority, service_account_key, kubeconfig, url };
         started.wait_until_ready(&client).await?;
         Ok((started, client))
     }
@@ -203,7 +224,7 @@ impl ApiServer {
             let request = http::Request::get("/readyz").body(Vec::new())?;
             // A request sent while the server starts may never be answered; the next one is.
             let said = tokio::time::timeout(READY_TRY, client.request_text(request)).await;
-            let said = said.context("no answer")?.with_context(|| self.server.log_tail())?;
+            let said = said.context("no answer")?.with_context(|| self.log_tail())?;
             ensure!(said == "ok", "it said {said}");
             Ok(())
         })
@@ -212,8 +233,46 @@ impl ApiServer {
 
     pub(crate) fn check_running(&self) -> Result<()> {
         self.store.check_running()?;
-        self.server.check_running()
+        self.running().as_ref().context("the API server is killed")?.check_running()
     }
+
+    pub(crate) async fn kill(&self) -> Result<()> {
+        let server = self.running().take().context("the API server is killed already")?;
+        tokio::task::spawn_blocking(move || server.kill()).await.context("wait for the API server's end")?
+    }
+
+    pub(crate) async fn start_again(
+        &self,
+        slot: &Slot,
+        place: Place<'_>,
+        client: &kube::Client,
+    ) -> Result<()> {
+        {
+            let mut running = self.running();
+            ensure!(running.is_none(), "the API server runs already");
+            *running = Some(start_server(slot, place, &self.arguments)?);
+        }
+        self.wait_until_ready(client).await
+    }
+
+    fn id(&self) -> Result<u32> {
+        self.running().as_ref().context("the API server is killed")?.id()
+    }
+
+    fn log_tail(&self) -> String {
+        self.running().as_ref().map(Server::log_tail).unwrap_or_default()
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<Server>> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn start_server(slot: &Slot, place: Place<'_>, arguments: &[OsString]) -> Result<Server> {
+    let name = "kube-apiserver";
+    let mut command = place.command(name)?;
+    command.args(arguments);
+    Server::start(slot, name, command)
 }
 
 fn store_command(slot: &Slot, site: &Site<'_>) -> Result<Command> {
@@ -229,7 +288,7 @@ fn store_command(slot: &Slot, site: &Site<'_>) -> Result<Command> {
     Ok(command)
 }
 
-fn api_flags(site: &Site<'_>) -> Vec<String> {
+fn api_flags(site: &Site<'_>) -> Vec<OsString> {
     let mut flags = vec![
         format!("--etcd-servers=http://127.0.0.1:{}", site.store_ports[0]),
         format!("--secure-port={}", site.api_port),
@@ -250,10 +309,10 @@ fn api_flags(site: &Site<'_>) -> Vec<String> {
         // The API server refuses to publish a loopback address, and without pods nobody would use it.
         flags.push("--endpoint-reconciler-type=none".to_owned());
     }
-    flags
+    flags.into_iter().map(Into::into).collect()
 }
 
-fn certificate_flags(authority: &Authority, site: &Site<'_>, directory: &Path) -> Result<Vec<String>> {
+fn certificate_flags(authority: &Authority, site: &Site<'_>, directory: &Path) -> Result<Vec<OsString>> {
     let address = site.address.to_string();
     let hosts = [&API_NAMES[..], &[API_SERVICE, &address]].concat();
     let serving = authority.issue("kube-apiserver", &Subject::server("kube-apiserver", &hosts))?;
@@ -272,14 +331,14 @@ fn certificate_flags(authority: &Authority, site: &Site<'_>, directory: &Path) -
         flag("requestheader-client-ca-file", &front.certificate_path()),
         flag("proxy-client-cert-file", &proxy.certificate_path),
         flag("proxy-client-key-file", &proxy.key_path),
-        "--requestheader-allowed-names=front-proxy".to_owned(),
-        "--requestheader-username-headers=X-Remote-User".to_owned(),
-        "--requestheader-group-headers=X-Remote-Group".to_owned(),
-        "--requestheader-extra-headers-prefix=X-Remote-Extra-".to_owned(),
+        "--requestheader-allowed-names=front-proxy".into(),
+        "--requestheader-username-headers=X-Remote-User".into(),
+        "--requestheader-group-headers=X-Remote-Group".into(),
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-".into(),
     ])
 }
 
 /// `--NAME=PATH`.
-pub(crate) fn flag(name: &str, path: &Path) -> String {
-    format!("--{name}={}", path.display())
+pub(crate) fn flag(name: &str, path: &Path) -> OsString {
+    format!("--{name}={}", path.display()).into()
 }

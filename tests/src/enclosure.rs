@@ -189,8 +189,8 @@ fn join(command: &mut Command, doors: Vec<File>) {
 
 /// `unshare` forks once: its child is the first process of the new namespaces.
 fn only_child(parent: u32) -> Result<u32> {
-    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))?;
-    children.split_whitespace().next().context("unshare has no child")?.parse().context("read a process id")
+    let child = process::children(parent)?.first().copied().context("unshare has no child")?;
+    Ok(u32::try_from(child)?)
 }
 
 /// What the first process does: mount, say so, then adopt and reap orphans for as long as it lives.

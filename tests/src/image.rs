@@ -3,6 +3,8 @@
 //! [`Image::write`] makes an OCI archive with one layer, which `podman load` and `ctr images import` take. The
 //! archive is a pure function of its files, so the same image has the same digest on every machine.
 
+mod workspace;
+
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Write;
@@ -16,6 +18,8 @@ use oci_spec::image::{
 use sha2::{Digest as _, Sha256};
 
 use crate::programs;
+
+pub use self::workspace::{WORKSPACE, WORKSPACE_USER};
 
 /// containerd's importer takes an image's full name from here; podman takes it from [`ANNOTATION_REF_NAME`].
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
@@ -43,6 +47,8 @@ struct Entry {
     path: String,
     content: Content,
     mode: u32,
+    /// User and group.
+    owner: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -113,23 +119,37 @@ impl Image {
 
     /// Adds a directory; `path` is relative to the root.
     #[must_use]
-    pub fn directory(mut self, path: impl Into<String>, mode: u32) -> Self {
-        self.layer.push(Entry { path: path.into() + "/", content: Content::Directory, mode });
-        self
+    pub fn directory(self, path: impl Into<String>, mode: u32) -> Self {
+        self.entry(path.into() + "/", Content::Directory, mode, 0)
+    }
+
+    /// Adds a directory of a user, and of the group of the same number.
+    #[must_use]
+    pub fn directory_of(self, owner: u32, path: impl Into<String>, mode: u32) -> Self {
+        self.entry(path.into() + "/", Content::Directory, mode, owner)
     }
 
     /// Adds a file.
     #[must_use]
-    pub fn file(mut self, path: impl Into<String>, content: impl Into<Vec<u8>>, mode: u32) -> Self {
-        self.layer.push(Entry { path: path.into(), content: Content::File(content.into()), mode });
-        self
+    pub fn file(self, path: impl Into<String>, content: impl Into<Vec<u8>>, mode: u32) -> Self {
+        self.entry(path.into(), Content::File(content.into()), mode, 0)
     }
 
     /// Adds a symbolic link.
     #[must_use]
-    pub fn link(mut self, path: impl Into<String>, target: impl Into<String>) -> Self {
-        self.layer.push(Entry { path: path.into(), content: Content::Link(target.into()), mode: 0o777 });
+    pub fn link(self, path: impl Into<String>, target: impl Into<String>) -> Self {
+        self.entry(path.into(), Content::Link(target.into()), 0o777, 0)
+    }
+
+    fn entry(mut self, path: String, content: Content, mode: u32, owner: u32) -> Self {
+        self.layer.push(Entry { path, content, mode, owner });
         self
+    }
+
+    /// The image's full name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// What the image runs, before its arguments.
@@ -232,6 +252,8 @@ impl Entry {
     fn append_to(&self, archive: &mut tar::Builder<Vec<u8>>) -> Result<()> {
         let mut header = tar::Header::new_gnu();
         header.set_mode(self.mode);
+        header.set_uid(self.owner.into());
+        header.set_gid(self.owner.into());
         match &self.content {
             Content::Directory => {
                 header.set_entry_type(tar::EntryType::Directory);

@@ -4,7 +4,9 @@
 //! - [`image`]: container images made from local files.
 //! - [`podman`]: a container engine behind the Docker API.
 //! - [`control_plane`]: an API server and its store, in seconds, many side by side.
-//! - [`cluster`]: a real node with pods, services, DNS, `exec` and logs; one for a whole run.
+//! - [`cluster`]: a real node with pods, services, DNS, volumes, network policies, `exec` and logs; one for a whole run.
+//! - [`fault_proxy`]: an API server that fails when it is told to.
+//! - [`git_server`]: repositories over HTTP, for pods and for the machine.
 //! - [`servers`]: fetches, builds and caches the real servers; [`programs`] finds them and says what is missing.
 //! - [`workspaces`] and [`containers`]: repositories, fixtures of the conformance suite, and what is left of a workspace.
 //! - [`summary`]: counts what `cargo test` says.
@@ -12,6 +14,7 @@
 
 mod authority;
 mod cgroup;
+mod http_server;
 mod ledger;
 mod link;
 
@@ -19,6 +22,8 @@ pub mod cluster;
 pub mod containers;
 pub mod control_plane;
 pub mod enclosure;
+pub mod fault_proxy;
+pub mod git_server;
 pub mod image;
 pub mod kubeconfig;
 pub mod podman;

@@ -1,6 +1,6 @@
 //! A server process that ends with the test process, however that ends.
 
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,11 +11,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::ledger;
 use crate::slot::{LOGS, Slot};
+use crate::{ledger, wait};
 
 /// How much of a log an error message repeats.
 const LOG_TAIL_LINES: usize = 15;
+
+/// What the kernel takes to remove a process that is killed, also on a busy machine.
+const KILL_DEADLINE: Duration = Duration::from_secs(30);
 
 /// No single command of the harness takes longer, an installation on a slow network included.
 const RUN_DEADLINE: Duration = Duration::from_secs(600);
@@ -35,7 +38,9 @@ impl Server {
     /// When the program cannot be started.
     pub fn start(slot: &Slot, name: &str, mut command: Command) -> Result<Self> {
         let log = slot.create_directory(LOGS)?.join(format!("{name}.log"));
-        let output = File::create(&log).with_context(|| format!("create {}", log.display()))?;
+        // A server that is started again goes on in its log.
+        let output = OpenOptions::new().create(true).append(true).open(&log);
+        let output = output.with_context(|| format!("create {}", log.display()))?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let child = spawn(command).with_context(|| format!("start {name}"))?;
         let server = Self { name: name.to_owned(), child: Mutex::new(child), log };
@@ -49,6 +54,21 @@ impl Server {
     /// When another thread panicked while it held the process.
     pub fn id(&self) -> Result<u32> {
         Ok(self.child.lock().map_err(|_| anyhow!("the state of {} is lost", self.name))?.id())
+    }
+
+    /// Kills the server without warning and waits until it is gone.
+    ///
+    /// In an enclosure the child is `nsenter`, which ends when the server, its only child, does.
+    pub(crate) fn kill(self) -> Result<()> {
+        let id = self.id()?;
+        let Some(inner) = children(id)?.first().copied().and_then(Pid::from_raw) else {
+            // Dropping it does.
+            return Ok(());
+        };
+        kill_process(inner, Signal::KILL).with_context(|| format!("kill {}", self.name))?;
+        wait::until_blocking(KILL_DEADLINE, &format!("{} to end", self.name), || {
+            Ok(self.check_running().is_err())
+        })
     }
 
     /// Everything the server printed so far.
@@ -93,6 +113,12 @@ impl Drop for Server {
             let _gone = child.wait();
         }
     }
+}
+
+/// The processes that a process started.
+pub(crate) fn children(parent: u32) -> Result<Vec<i32>> {
+    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))?;
+    children.split_whitespace().map(|child| child.parse().context("read a process id")).collect()
 }
 
 type Job = (Command, mpsc::Sender<io::Result<Child>>);

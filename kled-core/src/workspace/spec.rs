@@ -24,6 +24,24 @@ pub struct Resources {
     /// Disk in bytes: `20Gi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<Quantity>,
+    /// Other resources by the names that Kubernetes gives them: `nvidia.com/gpu`, `ephemeral-storage`. Backends without
+    /// them refuse the spec.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub extended: BTreeMap<LabelKey, Quantity>,
+}
+
+impl Resources {
+    /// For backends that have none but processors, memory and disk.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] naming the first other resource.
+    pub fn refuse_extended(&self) -> Result<()> {
+        match self.extended.keys().next() {
+            None => Ok(()),
+            Some(name) => Err(Error::new(ErrorKind::Unsupported, "this backend has no such resource")
+                .with("resource", name)),
+        }
+    }
 }
 
 /// How strongly a workspace is kept apart from the machine that it runs on.
@@ -254,6 +272,7 @@ pub struct WorkspaceSpecBuilder {
     cpu: Option<String>,
     memory: Option<String>,
     disk: Option<String>,
+    extended: Vec<(String, String)>,
     image: Option<String>,
     isolation: Isolation,
     environment: Vec<(String, String)>,
@@ -323,6 +342,8 @@ impl WorkspaceSpecBuilder {
         secret => secrets,
         /// Adds a label.
         label => labels,
+        /// Asks for a resource by its Kubernetes name: `nvidia.com/gpu`, `ephemeral-storage`.
+        resource => extended,
     }
 
     /// Says how strongly the workspace is kept apart.
@@ -362,6 +383,7 @@ impl WorkspaceSpecBuilder {
                 cpu: parsed("cpu", self.cpu)?,
                 memory: parsed("memory", self.memory)?,
                 disk: parsed("disk", self.disk)?,
+                extended: pairs("resources", self.extended)?,
             },
             image: self.image.map(|image| in_field("image", checked_image(image))).transpose()?,
             isolation: self.isolation,
@@ -443,6 +465,7 @@ mod tests {
             .cpu("500m")
             .memory("512Mi")
             .disk("1Gi")
+            .resource("nvidia.com/gpu", "1")
             .image("example.com/app@sha256:00")
             .isolation(Isolation::Container)
             .environment("A", "1")
@@ -478,6 +501,7 @@ mod tests {
             (base().cpu("two"), "cpu"),
             (base().memory("4GB"), "memory"),
             (base().disk("-1"), "disk"),
+            (base().resource("nvidia.com/gpu", "one"), "resources"),
             (base().image("a b"), "image"),
             (base().environment("1A", ""), "environment"),
             (base().secret("A", "plain"), "secrets"),

@@ -142,7 +142,7 @@ impl fmt::Display for StopReason {
 ///             cut short |                                   |
 ///                       v    create finishes it             |
 ///                  Interrupted ------------> Running        |
-///                       |                                   |
+///                       |   a disturbed backend: Running --> Starting --> Running, or Failed
 ///                       +---- delete, from every state -----+--> Deleting --> (nothing)
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,6 +161,11 @@ pub enum WorkspaceStatus {
         /// What is known of the cause.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         message: Option<String>,
+    },
+    /// It is on its way to running: somebody starts it, or the backend does so by itself after a disturbance.
+    Starting {
+        /// What is waited for.
+        message: String,
     },
     /// Commands can be run.
     Running {
@@ -263,6 +268,7 @@ impl WorkspaceStatus {
         match self {
             Self::Creating { .. } => "Creating",
             Self::Interrupted { .. } => "Interrupted",
+            Self::Starting { .. } => "Starting",
             Self::Running { .. } => "Running",
             Self::Stopped { .. } => "Stopped",
             Self::Failed { .. } => "Failed",
@@ -288,10 +294,10 @@ impl WorkspaceStatus {
             (Operation::Create, Self::Interrupted { .. }) => Act,
             // A stopped workspace exists as asked for: create does not start what somebody stopped.
             (Operation::Create, Self::Running { .. } | Self::Stopped { .. }) => Satisfied,
-            (Operation::Create | Operation::Start, Self::Failed { .. }) => Act,
+            (Operation::Create | Operation::Start, Self::Failed { .. } | Self::Starting { .. }) => Act,
             (Operation::Start, Self::Running { .. }) => Satisfied,
             (Operation::Start, Self::Stopped { .. }) => Act,
-            (Operation::Stop, Self::Running { .. } | Self::Failed { .. }) => Act,
+            (Operation::Stop, Self::Running { .. } | Self::Failed { .. } | Self::Starting { .. }) => Act,
             (Operation::Stop, Self::Stopped { .. }) => Satisfied,
             (
                 Operation::Exec | Operation::Connect | Operation::Upload | Operation::Download,
@@ -300,7 +306,11 @@ impl WorkspaceStatus {
             (Operation::Start | Operation::Stop, Self::Interrupted { .. }) => Refuse,
             (
                 Operation::Exec | Operation::Connect | Operation::Upload | Operation::Download,
-                Self::Creating { .. } | Self::Interrupted { .. } | Self::Stopped { .. } | Self::Failed { .. },
+                Self::Creating { .. }
+                | Self::Interrupted { .. }
+                | Self::Starting { .. }
+                | Self::Stopped { .. }
+                | Self::Failed { .. },
             ) => Refuse,
         }
     }
@@ -312,6 +322,7 @@ impl WorkspaceStatus {
             Self::Interrupted { .. } => "its creation was cut short: create it again to finish, or delete it",
             Self::Stopped { .. } => "start the workspace first",
             Self::Creating { .. } => "wait until its creation is done",
+            Self::Starting { .. } => "wait until it runs, or look at its status for what it waits for",
             Self::Failed { .. } => "look at its status, then start it again or delete it",
             Self::Deleting => "it is being deleted",
             Self::Running { .. } => "stop the workspace first",
@@ -328,6 +339,7 @@ impl fmt::Display for WorkspaceStatus {
         formatter.write_str(self.state())?;
         match self {
             Self::Creating { step } => write!(formatter, " ({step})"),
+            Self::Starting { message } => write!(formatter, " ({message})"),
             Self::Interrupted { step, message: Some(message) } => write!(formatter, " ({step}: {message})"),
             Self::Interrupted { step, message: None } => write!(formatter, " ({step})"),
             Self::Stopped { reason: StopReason::Requested, .. } => Ok(()),
@@ -347,6 +359,7 @@ mod tests {
         vec![
             WorkspaceStatus::Creating { step: "clone".into() },
             WorkspaceStatus::Interrupted { step: "clone".into(), message: None },
+            WorkspaceStatus::Starting { message: "waits for its node".into() },
             WorkspaceStatus::Running { since },
             WorkspaceStatus::Stopped { since, reason: StopReason::Idle },
             WorkspaceStatus::Stopped { since, reason: StopReason::Crashed { message: "killed".into() } },

@@ -35,6 +35,7 @@ impl ProcessId {
     }
 
     /// Sends a signal if it is still the same process.
+    #[cfg(feature = "local")]
     pub(crate) fn signal(self, signal: Signal) {
         if self.is_alive() {
             send(self.number, signal);
@@ -74,6 +75,7 @@ pub(crate) fn send(number: u32, signal: Signal) {
 }
 
 /// The boot of this kernel, so that what a record says of another boot is not taken for now.
+#[cfg(feature = "local")]
 pub(crate) fn boot() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
@@ -145,6 +147,7 @@ pub(crate) async fn kill_all(limit: Duration, find: impl Fn() -> BTreeSet<u32>) 
 }
 
 /// Waits until all of these have ended, at most for `limit`. Says whether they have.
+#[cfg(feature = "local")]
 pub(crate) async fn ended(limit: Duration, processes: &[ProcessId]) -> bool {
     let deadline = tokio::time::Instant::now() + limit;
     while processes.iter().any(|process| process.is_alive()) {

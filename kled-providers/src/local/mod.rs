@@ -156,6 +156,7 @@ impl Provider for LocalProvider {
     ) -> Result<Workspace> {
         let in_container = wants_container(spec);
         let during = |error: Error| error.during(Operation::Create.as_str());
+        spec.resources.refuse_extended().map_err(during)?;
         let maker = if in_container { self.container().map_err(during)? } else { &self.process };
         self.check_taken_elsewhere(in_container, name).await.map_err(during)?;
         maker.create_workspace(name, spec, options).await

@@ -1,4 +1,5 @@
-//! A real Kubernetes cluster of one node: pods run, services answer, `exec` and logs work.
+//! A real Kubernetes cluster of one node: pods run, services answer, `exec` and logs work, volumes are made, and
+//! network policies hold.
 //!
 //! The node and its control plane live in an [`Enclosure`], not in the machine's own namespaces. A kubelet, a
 //! container runtime, CNI plugins and kube-proxy leave mounts, interfaces and iptables rules in many places, and
@@ -7,9 +8,12 @@
 //! never meet: the same addresses, names and ports are free for each. The price is one hop: the machine reaches
 //! the API server, pods and services at the enclosure's address ([`Cluster::node`]), not at `127.0.0.1`.
 
+mod breaking;
 mod dns;
+mod network_policy;
 mod node;
 mod shared;
+mod volumes;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,7 +26,7 @@ use kube::Api;
 
 use crate::control_plane::{ApiServer, Site};
 use crate::enclosure::{self, Enclosure, Entrance};
-use crate::image::Image;
+use crate::image::{Image, WORKSPACE};
 use crate::process;
 use crate::programs::{self, Privilege};
 use crate::slot::Slot;
@@ -30,6 +34,7 @@ use crate::traces::Traces;
 use crate::{kubeconfig, wait};
 
 pub use self::shared::Lender;
+pub use self::volumes::STORAGE_CLASS;
 
 const READY_DEADLINE: Duration = Duration::from_secs(180);
 
@@ -40,7 +45,7 @@ pub const NODE_NAME: &str = "kled-node";
 pub const BUSYBOX: &str = "kled.test/busybox:1";
 
 const PROGRAMS: &str = "etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl coredns \
-    pause containerd ctr runc host-local loopback portmap iptables conntrack busybox";
+    local-path-provisioner pause containerd ctr runc host-local loopback portmap iptables iptables-restore conntrack busybox";
 
 /// A running cluster, or the use of one that another process runs.
 ///
@@ -58,7 +63,7 @@ const PROGRAMS: &str = "etcd kube-apiserver kube-controller-manager kube-schedul
 pub struct Cluster {
     access: Access,
     // None if another process runs it.
-    _owned: Option<Owned>,
+    owned: Option<Owned>,
 }
 
 /// What it takes to use a cluster, from whichever process.
@@ -70,6 +75,7 @@ struct Access {
 
 /// What it takes to run one. Order matters: the enclosure ends with everything in it before the slot is swept.
 struct Owned {
+    _enforcer: network_policy::Enforcer,
     node: node::Servers,
     api_server: ApiServer,
     _enclosure: Enclosure,
@@ -84,6 +90,12 @@ impl Cluster {
         programs::missing(&programs, Privilege::Root)
     }
 
+    /// Why NetworkPolicies have no effect here, in one line; `None` if they have.
+    #[must_use]
+    pub fn missing_policies() -> Option<String> {
+        network_policy::missing()
+    }
+
     /// The cluster that all test binaries of one run share; without the runner, a cluster of one's own.
     ///
     /// Cases keep out of each other's way by using namespaces of their own.
@@ -92,7 +104,7 @@ impl Cluster {
     /// When it cannot be started.
     pub async fn shared() -> Result<Self> {
         match shared::borrow().await? {
-            Some(access) => Ok(Self { access, _owned: None }),
+            Some(access) => Ok(Self { access, owned: None }),
             None => Self::start().await,
         }
     }
@@ -110,9 +122,10 @@ impl Cluster {
         let started = start_servers(&slot, &entrance).await;
         let (api_server, client, node) = started.or_else(|error| slot.keep_logs(error))?;
         let access = Access { client, kubeconfig: api_server.kubeconfig.clone(), entrance };
-        let owned = Owned { node, api_server, _enclosure: enclosure, slot };
+        let enforcer = network_policy::Enforcer::start(&slot, &access.entrance, access.client.clone())?;
+        let owned = Owned { _enforcer: enforcer, node, api_server, _enclosure: enclosure, slot };
         owned.wait_until_ready(&access.client).await.or_else(|error| owned.slot.keep_logs(error))?;
-        Ok(Self { access, _owned: Some(owned) })
+        Ok(Self { access, owned: Some(owned) })
     }
 
     /// A client with all rights.
@@ -139,8 +152,15 @@ impl Cluster {
     /// # Errors
     /// When it has ended.
     pub fn traces(&self) -> Result<Traces> {
-        let directory = self.access.kubeconfig.parent().context("a kubeconfig is in a directory")?;
-        Traces::inside(self.node(), directory)
+        Traces::inside(self.node(), self.directory()?)
+    }
+
+    /// The folder on the node that holds one folder for each dynamic volume, `VOLUME_NAMESPACE_CLAIM`.
+    ///
+    /// # Errors
+    /// Never for a cluster that runs.
+    pub fn volumes(&self) -> Result<PathBuf> {
+        Ok(volumes::folder(self.directory()?))
     }
 
     /// Makes an image known to the node, so that pods can name it.
@@ -148,8 +168,29 @@ impl Cluster {
     /// # Errors
     /// When the image cannot be written or imported.
     pub async fn load_image(&self, image: &Image) -> Result<()> {
-        let directory = self.access.kubeconfig.parent().context("a kubeconfig is in a directory")?;
-        node::load_image(directory, &self.access.entrance, image).await
+        node::load_image(self.directory()?, &self.access.entrance, image).await
+    }
+
+    /// Makes [`Image::workspace`] known to the node as [`WORKSPACE`], unless it is already.
+    ///
+    /// # Errors
+    /// When the image cannot be made or imported.
+    pub async fn load_workspace_image(&self) -> Result<()> {
+        let mut command = self.node().command("ctr")?;
+        command.args(["--namespace", "k8s.io", "images", "list", "--quiet"]);
+        command.arg(format!("name=={WORKSPACE}"));
+        let image = move || match process::run(command)?.trim() {
+            "" => Image::workspace(WORKSPACE).map(Some),
+            _ => Ok(None),
+        };
+        match tokio::task::spawn_blocking(image).await.context("wait for the image to be made")?? {
+            Some(image) => self.load_image(&image).await,
+            None => Ok(()),
+        }
+    }
+
+    fn directory(&self) -> Result<&Path> {
+        self.access.kubeconfig.parent().context("a kubeconfig is in a directory")
     }
 
     /// Runs `kubectl` with all rights and gives its output.
@@ -179,6 +220,7 @@ impl Access {
 
 impl Owned {
     async fn wait_until_ready(&self, client: &kube::Client) -> Result<()> {
+        volumes::deploy(client).await?;
         dns::deploy(client).await?;
         let nodes: Api<Node> = Api::all(client.clone());
         let accounts: Api<ServiceAccount> = Api::default_namespaced(client.clone());

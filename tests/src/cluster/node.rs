@@ -4,12 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
-use super::{BUSYBOX, NODE_NAME, dns, write_json};
+use super::{BUSYBOX, NODE_NAME, dns, volumes, write_json};
 use crate::authority::Subject;
 use crate::control_plane::{ApiServer, SERVICE_RANGE, flag};
 use crate::enclosure::Entrance;
@@ -22,7 +23,7 @@ use crate::{kubeconfig, programs, wait};
 const RUNTIME_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Pod addresses. Every cluster has the same ones: they are seen inside its enclosure only.
-const POD_RANGE: &str = "10.244.0.0/24";
+pub(super) const POD_RANGE: &str = "10.244.0.0/24";
 
 /// In the enclosure's own `/run`, where `ctr` and the kubelet look for it by default.
 const RUNTIME_SOCKET: &str = "/run/containerd/containerd.sock";
@@ -47,7 +48,7 @@ impl Runtime {
             process::run(command).with_context(|| server.log_tail())
         })
         .await?;
-        for image in [pause_image()?, dns::image()?, Image::busybox(BUSYBOX)?] {
+        for image in [pause_image()?, dns::image()?, Image::busybox(BUSYBOX)?, volumes::image()?] {
             load_image(slot.directory(), entrance, &image).await?;
         }
         Ok(Self(server))
@@ -55,23 +56,47 @@ impl Runtime {
 }
 
 /// Everything that keeps running for the cluster's life.
-pub(super) struct Servers(Vec<Server>);
+pub(super) struct Servers {
+    // None while it is killed.
+    kubelet: Mutex<Option<Server>>,
+    others: Vec<Server>,
+}
 
 impl Servers {
     /// Starts what needs the API server. None of it waits: each retries until the others are there.
     pub(super) fn start(slot: &Slot, entrance: &Entrance, api: &ApiServer, runtime: Runtime) -> Result<Self> {
         let start = |name: &str, command: Command| Server::start(slot, name, command);
-        Ok(Self(vec![
+        let others = vec![
             start("kube-controller-manager", controller_manager(slot, entrance, api)?)?,
             start("kube-scheduler", scheduler(slot, entrance, api)?)?,
-            start("kubelet", kubelet(slot, entrance, api)?)?,
             start("kube-proxy", proxy(slot, entrance, api)?)?,
+            start("local-path-provisioner", volumes::command(slot, entrance, api)?)?,
             runtime.0,
-        ]))
+        ];
+        let servers = Self { kubelet: Mutex::default(), others };
+        servers.start_kubelet(slot, entrance, api)?;
+        Ok(servers)
+    }
+
+    pub(super) fn start_kubelet(&self, slot: &Slot, entrance: &Entrance, api: &ApiServer) -> Result<()> {
+        let mut running = self.kubelet();
+        ensure!(running.is_none(), "the kubelet runs already");
+        *running = Some(Server::start(slot, "kubelet", kubelet(slot, entrance, api)?)?);
+        Ok(())
+    }
+
+    pub(super) async fn kill_kubelet(&self) -> Result<()> {
+        let kubelet = self.kubelet().take().context("the kubelet is killed already")?;
+        tokio::task::spawn_blocking(move || kubelet.kill()).await.context("wait for the kubelet's end")?
     }
 
     pub(super) fn check_running(&self) -> Result<()> {
-        self.0.iter().try_for_each(Server::check_running)
+        self.kubelet().as_ref().context("the kubelet is killed")?.check_running()?;
+        self.others.iter().try_for_each(Server::check_running)
+    }
+
+    fn kubelet(&self) -> MutexGuard<'_, Option<Server>> {
+        self.kubelet.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -162,7 +187,7 @@ fn pause_image() -> Result<Image> {
 }
 
 /// A kubeconfig for one of the cluster's own servers.
-fn identity(slot: &Slot, api: &ApiServer, name: &str, user: &Subject) -> Result<PathBuf> {
+pub(super) fn identity(slot: &Slot, api: &ApiServer, name: &str, user: &Subject) -> Result<PathBuf> {
     let credential = api.authority.issue(name, user)?;
     let path = slot.directory().join(format!("{name}.kubeconfig"));
     kubeconfig::write(&path, &api.url, &api.authority.certificate(), &credential)?;

@@ -63,6 +63,9 @@ pub const KUBERNETES_VERSION: &str = kubernetes_version!();
 /// The version of CoreDNS.
 pub const COREDNS_VERSION: &str = "1.14.7";
 
+/// The version of the provisioner of volumes.
+pub const PROVISIONER_VERSION: &str = "0.0.30";
+
 /// The version that the pod sandbox's image is named after.
 pub const PAUSE_VERSION: &str = "3.10";
 
@@ -97,6 +100,17 @@ pub const GO_SERVERS: &[GoServer] = &[
         version: COREDNS_VERSION,
         // An installed copy may be linked to the machine's C library, which the image does not have.
         programs: &[GoProgram { name: "coredns", package: ".", version_arguments: &[] }],
+        variables: &[],
+    },
+    GoServer {
+        name: "local-path-provisioner",
+        version: PROVISIONER_VERSION,
+        // It says 0.0.1 of itself, whatever its version.
+        programs: &[GoProgram {
+            name: "local-path-provisioner",
+            package: "github.com/rancher/local-path-provisioner",
+            version_arguments: &[],
+        }],
         variables: &[],
     },
     GoServer {

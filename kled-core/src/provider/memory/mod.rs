@@ -175,7 +175,7 @@ impl MemoryProvider {
         if !self.capabilities.isolations.contains(&spec.isolation) {
             return unsupported("workspaces in memory have no such isolation");
         }
-        Ok(())
+        spec.resources.refuse_extended()
     }
 
     async fn start(&self, context: Context) -> Result<Workspace> {

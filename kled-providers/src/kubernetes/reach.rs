@@ -1,0 +1,283 @@
+//! The way to the agent: a port-forward through the API server, kept open for the calls that follow.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kled_core::provider::{Command, ExecSession, ListOptions};
+use kled_core::workspace::{
+    Checkout, Condition, ConditionStatus, Decision, Operation, Workspace, WorkspaceStatus,
+};
+use kled_core::{Error, ErrorKind, Result, WorkspaceName};
+use kube::api::ListParams;
+
+use super::Context;
+use super::client::Claimed;
+use super::error::from_kube;
+use super::marks::{COMPONENT, MANAGED_BY, Marks, pod_name};
+use super::objects::{AGENT_PORT, CHECKOUT};
+use super::status::{Answer, Observation};
+use crate::agent::{AgentClient, Token};
+
+/// Connections that are kept.
+const AGENTS_MAX: usize = 256;
+
+/// How long an agent may take to answer when only its state is asked for.
+const PING_LIMIT: Duration = Duration::from_millis(1500);
+
+/// The agents that were reached before.
+#[derive(Debug, Default)]
+pub(super) struct Agents(Mutex<HashMap<WorkspaceName, Reached>>);
+
+/// A workspace whose agent answers.
+#[derive(Clone, Debug)]
+pub(super) struct Reached {
+    pub(super) marks: Marks,
+    pub(super) client: AgentClient,
+}
+
+impl Agents {
+    fn get(&self, name: &WorkspaceName) -> Option<Reached> {
+        let mut agents = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if agents.get(name).is_some_and(|reached| reached.client.is_closed()) {
+            agents.remove(name);
+        }
+        agents.get(name).cloned()
+    }
+
+    fn keep(&self, name: &WorkspaceName, reached: Reached) {
+        let mut agents = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if agents.len() >= AGENTS_MAX {
+            agents.retain(|_, reached| !reached.client.is_closed());
+        }
+        if agents.len() < AGENTS_MAX {
+            agents.insert(name.clone(), reached);
+        }
+    }
+
+    /// Of a workspace that is stopped or deleted.
+    pub(super) fn forget(&self, name: &WorkspaceName) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+}
+
+impl Context {
+    /// Opens a connection to the agent and asks it once, so that it is known to be the right one.
+    pub(super) async fn connect_agent(
+        &self,
+        name: &WorkspaceName,
+        token: &Token,
+    ) -> Result<(AgentClient, Answer)> {
+        let mut forward =
+            self.cluster.pods().portforward(&pod_name(name), &[AGENT_PORT]).await.map_err(from_kube)?;
+        let silent = || Error::new(ErrorKind::Unavailable, "the agent of the workspace does not answer");
+        let stream = forward.take_stream(AGENT_PORT).ok_or_else(silent)?;
+        let refused = forward.take_error(AGENT_PORT);
+        let client = AgentClient::connect(stream, token).await?;
+        let refused = async {
+            let said = match refused {
+                Some(refused) => refused.await,
+                None => None,
+            };
+            match said {
+                // The first line says it; the rest repeats it.
+                Some(said) => said.lines().next().unwrap_or_default().to_owned(),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            status = client.status() => Ok((client.clone(), Answer::Up { started: status?.started })),
+            why = refused => Err(silent().because(std::io::Error::other(why))),
+        }
+    }
+
+    /// The agent of a workspace that `operation` can reach.
+    pub(super) async fn reach(&self, operation: Operation, name: &WorkspaceName) -> Result<Reached> {
+        self.faults.at(operation, "look").await?;
+        if let Some(reached) = self.agents.get(name) {
+            return Ok(reached);
+        }
+        let agent = async {
+            let token = self.cluster.token(name).await?;
+            self.connect_agent(name, &token).await
+        };
+        // Both at once: most of the time the workspace runs.
+        let (claimed, agent) = tokio::join!(self.cluster.claimed(name), agent);
+        let Claimed { marks, set } = claimed?.ok_or_else(|| Error::workspace_not_found(name))?;
+        let pod = None;
+        let agent_state = match &agent {
+            Ok((_, answer)) => answer.clone(),
+            Err(error) => Answer::Silent(error.to_string()),
+        };
+        let (claim, events) = (None, Vec::new());
+        let observation = Observation { marks, set, pod, claim, events, agent: Some(agent_state) };
+        let status = observation.status(Timestamp::now());
+        match agent {
+            Ok((client, _)) if status.decide(operation) == Decision::Satisfied => {
+                let reached = Reached { marks: observation.marks, client };
+                self.agents.keep(name, reached.clone());
+                Ok(reached)
+            }
+            // It says that it runs, and it cannot be reached.
+            Err(error) if observation.has_pods() => {
+                let status = self.observed(name).await?.status(Timestamp::now());
+                Err(if status.is_running() { error } else { status.refusal(operation, name).because(error) })
+            }
+            _ => Err(status.refusal(operation, name)),
+        }
+    }
+
+    pub(super) async fn exec(&self, name: &WorkspaceName, mut command: Command) -> Result<ExecSession> {
+        let Reached { marks, client } = self.reach(Operation::Exec, name).await?;
+        let asked = std::mem::take(&mut command.environment.0);
+        let variables = &mut command.environment.0;
+        variables
+            .extend(marks.spec.environment.iter().map(|(name, value)| (name.to_string(), value.clone())));
+        for (variable, reference) in &marks.spec.secrets {
+            let secret =
+                self.secrets.secret(reference).await.map_err(|error| error.with("variable", variable))?;
+            variables.insert(variable.to_string(), secret.expose().to_owned());
+        }
+        variables.extend(asked);
+        self.faults.at(Operation::Exec, "start").await?;
+        client.exec(command).await
+    }
+
+    /// What the cluster shows of a workspace, without asking its agent.
+    async fn observed(&self, name: &WorkspaceName) -> Result<Observation> {
+        let (claimed, pod, claim) = tokio::try_join!(
+            self.cluster.claimed(name),
+            self.cluster.pod(name),
+            self.cluster.volume_claim(name)
+        )?;
+        let Claimed { marks, set } = claimed.ok_or_else(|| Error::workspace_not_found(name))?;
+        let mut observation = Observation { marks, set, pod, claim, events: Vec::new(), agent: None };
+        if observation.has_pods() && !observation.has_started() {
+            observation.events = self.warnings(name).await?;
+        }
+        Ok(observation)
+    }
+
+    pub(super) async fn status(&self, name: &WorkspaceName) -> Result<Workspace> {
+        self.faults.at(Operation::Status, "read").await?;
+        let mut observation = self.observed(name).await?;
+        if observation.has_started() {
+            observation.agent = Some(self.ping(name).await);
+        }
+        Ok(self.workspace(&observation))
+    }
+
+    /// Whether the agent answers now: what the kubelet last said may be old.
+    async fn ping(&self, name: &WorkspaceName) -> Answer {
+        let ask = async {
+            if let Some(reached) = self.agents.get(name)
+                && let Ok(status) = reached.client.status().await
+            {
+                return Ok(Answer::Up { started: status.started });
+            }
+            let token = self.cluster.token(name).await?;
+            self.connect_agent(name, &token).await.map(|(_, answer)| answer)
+        };
+        match tokio::time::timeout(PING_LIMIT, ask).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => {
+                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+                Answer::Silent(format!("{}{}", error.message(), cause.unwrap_or_default()))
+            }
+            Err(_) => Answer::Silent("it did not in time".into()),
+        }
+    }
+
+    pub(super) async fn list(&self, options: &ListOptions) -> Result<Vec<Result<Workspace>>> {
+        self.faults.at(Operation::List, "read").await?;
+        let mut selector = format!("{}={},{}={}", MANAGED_BY.0, MANAGED_BY.1, COMPONENT.0, COMPONENT.1);
+        for (key, value) in &options.labels {
+            selector.push_str(&format!(",{key}={value}"));
+        }
+        let parameters = ListParams::default().labels(&selector);
+        let (sets, pods) = (self.cluster.sets(), self.cluster.pods());
+        let (sets, pods) =
+            tokio::try_join!(sets.list(&parameters), pods.list(&parameters)).map_err(from_kube)?;
+        let mut pods: HashMap<String, _> =
+            pods.items.into_iter().filter_map(|pod| Some((pod.metadata.name.clone()?, pod))).collect();
+        let read = sets.items.into_iter().filter_map(|set| {
+            let marks = match Marks::read(&set.metadata).transpose()? {
+                Ok(marks) => marks,
+                Err(error) => return Some(Err(error)),
+            };
+            let pod = pods.remove(&pod_name(&marks.name));
+            let (claim, events, agent) = (None, Vec::new(), None);
+            Some(Ok(self.workspace(&Observation { marks, set, pod, claim, events, agent })))
+        });
+        Ok(read.collect())
+    }
+
+    /// What is told of a workspace.
+    pub(super) fn workspace(&self, observation: &Observation) -> Workspace {
+        let marks = &observation.marks;
+        let status = observation.status(Timestamp::now());
+        let checkout = marks.commit.clone().map(|commit| Checkout {
+            path: match &marks.spec.source.path {
+                Some(path) => format!("{CHECKOUT}/{path}"),
+                None => CHECKOUT.to_owned(),
+            },
+            commit,
+        });
+        let mut conditions = conditions(observation);
+        if let Some(answer) = &observation.agent {
+            let (holds, reason, message) = match answer {
+                Answer::Up { started } => (true, "Answers", format!("it answers and began at {started}")),
+                Answer::Silent(why) => (false, "Silent", why.clone()),
+            };
+            conditions.push(Condition::new("AgentReachable", holds, reason, message));
+        }
+        if matches!(status, WorkspaceStatus::Running { .. } | WorkspaceStatus::Starting { .. }) {
+            let resources = &marks.spec.resources;
+            for (limit, asked) in [("CpuLimited", &resources.cpu), ("MemoryLimited", &resources.memory)] {
+                if let Some(asked) = asked {
+                    conditions.push(Condition::new(
+                        limit,
+                        true,
+                        "Pod",
+                        format!("requested and limited: {asked}"),
+                    ));
+                }
+            }
+        }
+        Workspace {
+            name: marks.name.clone(),
+            id: marks.id,
+            provider: self.name.clone(),
+            spec: marks.spec.clone(),
+            status,
+            created: marks.created,
+            checkout,
+            conditions,
+        }
+    }
+}
+
+impl Observation {
+    /// True when a pod is asked for and nothing is being deleted.
+    pub(super) fn has_pods(&self) -> bool {
+        !self.is_deleting() && self.set.spec.as_ref().and_then(|spec| spec.replicas) != Some(0)
+    }
+}
+
+/// The pod's own conditions, by their names in Kubernetes, the agent's among them.
+fn conditions(observation: &Observation) -> Vec<Condition> {
+    let status = observation.pod.as_ref().and_then(|pod| pod.status.as_ref());
+    let conditions = status.and_then(|status| status.conditions.as_ref());
+    let told = conditions.into_iter().flatten().map(|condition| Condition {
+        condition_type: condition.type_.clone(),
+        status: match condition.status.as_str() {
+            "True" => ConditionStatus::True,
+            "False" => ConditionStatus::False,
+            _ => ConditionStatus::Unknown,
+        },
+        reason: condition.reason.clone().unwrap_or_default(),
+        message: condition.message.clone().unwrap_or_default(),
+    });
+    told.collect()
+}
