@@ -40,6 +40,8 @@ fn every_help_text() {
         "workspace cp",
         "workspace port-forward",
         "workspace events",
+        "agent",
+        "agent status",
         "provider",
         "provider list",
         "config",

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod agent;
 mod background;
 mod completions;
 mod config;
@@ -56,6 +57,9 @@ pub(crate) enum Command {
     /// Make, use and remove workspaces
     #[command(subcommand, visible_alias = "ws")]
     Workspace(workspace::WorkspaceCommand),
+    /// Ask the agents of workspaces
+    #[command(subcommand)]
+    Agent(agent::AgentCommand),
     /// See which providers there are and what they can do
     #[command(subcommand)]
     Provider(provider::ProviderCommand),
@@ -77,6 +81,7 @@ impl Command {
     pub(crate) async fn run(&self, context: &Context) -> Result<Exit, Failure> {
         match self {
             Self::Workspace(command) => command.run(context).await,
+            Self::Agent(command) => command.run(context).await,
             Self::Provider(command) => command.run(context).await,
             Self::Config(command) => command.run(context),
             Self::Completions(arguments) => arguments.run(context),

@@ -23,5 +23,6 @@ mod tests;
 mod token;
 mod transport;
 
-pub use client::{AgentClient, AgentStatus, CheckedOut, Credential, Usage};
+pub use client::{AgentClient, CheckedOut, Credential};
+pub use kled_core::provider::{AgentStatus, Usage};
 pub use token::Token;

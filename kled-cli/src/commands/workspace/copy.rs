@@ -124,7 +124,7 @@ impl CopyArguments {
     fn total(&self, context: &Context) -> Option<u64> {
         let Side::Local(path) = &self.source else { return None };
         let metadata = context.surroundings.working_directory.join(path).metadata().ok()?;
-        metadata.is_file().then(|| metadata.len())
+        metadata.is_file().then_some(metadata.len())
     }
 
     async fn copy(&self, context: &Context, options: CopyOptions) -> Result<copy::Unpacked, Failure> {

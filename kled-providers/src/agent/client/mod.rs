@@ -7,7 +7,7 @@ mod session;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kled_core::provider::{ByteStream, Command, ExecSession};
+use kled_core::provider::{AgentStatus, ByteStream, Command, ExecSession, Usage};
 use kled_core::workspace::Source;
 use kled_core::{Error, ErrorKind, Result, Secret};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -44,44 +44,6 @@ impl Interceptor for Authentication {
         request.metadata_mut().insert("authorization", self.0.clone());
         Ok(request)
     }
-}
-
-/// What a workspace uses, from its control group and file system; what is not known there is absent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Usage {
-    /// Memory in use, in bytes.
-    pub memory_bytes: Option<u64>,
-    /// Its limit.
-    pub memory_limit_bytes: Option<u64>,
-    /// Processor time since the start.
-    pub cpu: Option<Duration>,
-    /// Processes and threads.
-    pub processes: Option<u64>,
-    /// Used bytes of the file system that holds the checkout.
-    pub disk_used_bytes: Option<u64>,
-    /// Its size.
-    pub disk_total_bytes: Option<u64>,
-}
-
-/// What goes on in a workspace.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct AgentStatus {
-    /// The version of the agent.
-    pub version: String,
-    /// Commands that run now, detached ones included.
-    pub commands: u32,
-    /// Connections to ports that are open now.
-    pub connections: u32,
-    /// When something was last done.
-    pub last_activity: Timestamp,
-    /// When the agent began.
-    pub started: Timestamp,
-    /// How long nothing has been done. `None` while a command runs.
-    pub idle: Option<Duration>,
-    /// What it uses.
-    pub usage: Usage,
 }
 
 /// A login for a repository, used for one call and kept nowhere.
