@@ -29,6 +29,7 @@
 //!
 //! It holds no logic that an embedder of `kled-core` would miss: a command parses its arguments, makes one call to the
 //! [`Provider`](kled_core::provider::Provider) and prints the answer.
+#![cfg(feature = "cli")]
 
 mod arguments;
 mod commands;

@@ -273,14 +273,16 @@ impl Reporting {
 
     /// Before the command line and the configuration are understood: what can be told of them without.
     fn early(program: &str, arguments: &[OsString], surroundings: &Surroundings) -> Self {
+        // Where `-o` names a file it is no format, and says nothing about the format.
         let format = early_value(arguments, "--output", Some("-o"))
-            .or_else(|| surroundings.variable("KLED_OUTPUT").map(str::to_owned));
+            .and_then(|text| text.parse().ok())
+            .or_else(|| surroundings.variable("KLED_OUTPUT")?.parse().ok());
         let color = early_value(arguments, "--color", None)
             .or_else(|| surroundings.variable("KLED_COLOR").map(str::to_owned));
         let color: Color = color.and_then(|text| text.parse().ok()).unwrap_or_default();
         Self {
             program: program.to_owned(),
-            format: format.and_then(|text| text.parse().ok()).unwrap_or_default(),
+            format: format.unwrap_or_default(),
             color: color.applies_to(&surroundings.stderr, surroundings),
             sink: surroundings.stderr.clone(),
         }

@@ -44,6 +44,8 @@ fn every_help_text() {
         "agent status",
         "provider",
         "provider list",
+        "image",
+        "image save",
         "config",
         "config view",
         "completions",

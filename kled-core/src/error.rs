@@ -31,6 +31,8 @@ pub enum ErrorKind {
     RevisionNotFound,
     /// The command to run does not exist in the workspace.
     CommandNotFound,
+    /// A command of the project's own set-up failed.
+    SetupFailed,
     /// No space is left where the data has to go.
     StorageFull,
     /// A quota or the capacity of the backend is used up.
@@ -63,6 +65,7 @@ impl ErrorKind {
             Self::RepositoryNotFound => "repository-not-found",
             Self::RevisionNotFound => "revision-not-found",
             Self::CommandNotFound => "command-not-found",
+            Self::SetupFailed => "setup-failed",
             Self::StorageFull => "storage-full",
             Self::QuotaExceeded => "quota-exceeded",
             Self::ImageUnavailable => "image-unavailable",

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`workspace`] | what is asked for, where the files come from, the state machine |
 //! | [`provider`] | the trait, its options, events, commands, wrappers, registry, the in-memory reference |
+//! | [`setup`] | what a project asks for after its checkout: `devcontainer.json`, `.kled.yaml`, dotfiles |
 //! | [`ports`] | what the outside must offer: sources of secrets |
 //!
 //! What it refuses to do: it has no HTTP, TLS or Kubernetes in its dependency tree, no global state, and it never
@@ -38,6 +39,7 @@ pub mod ports;
 pub mod provider;
 mod quantity;
 mod secret;
+pub mod setup;
 pub mod workspace;
 
 pub use error::{Error, ErrorKind, ErrorStatus, Failure, Result};

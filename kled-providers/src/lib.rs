@@ -7,6 +7,7 @@
 //! | `local` | [`local`]: sandboxed processes on this machine; needs nothing installed but git |
 //! | `kubernetes` | [`kubernetes`]: a pod and a volume on any cluster; needs nothing installed there |
 //! | `local-container` | adds containers of Docker or Podman to `local` |
+//! | `image` | no backend, but what they need: [`image`], our own container images without a container engine |
 //!
 //! No feature is on by default: a service pays for the backends that it names.
 
@@ -16,6 +17,8 @@ pub mod agent;
 pub mod copy;
 #[cfg(all(feature = "agent", unix))]
 pub mod forward;
+#[cfg(feature = "image")]
+pub mod image;
 #[cfg(all(feature = "kubernetes", unix))]
 pub mod kubernetes;
 #[cfg(all(feature = "local", unix))]

@@ -2,6 +2,7 @@
 //!
 //! - [`suite`]: async cases as trials of `cargo test`; a case that cannot run here is skipped with its reason.
 //! - [`image`]: container images made from local files.
+//! - [`agent`]: the workspace agent's static program and image.
 //! - [`podman`]: a container engine behind the Docker API.
 //! - [`control_plane`]: an API server and its store, in seconds, many side by side.
 //! - [`cluster`]: a real node with pods, services, DNS, volumes, network policies, `exec` and logs; one for a whole run.
@@ -18,6 +19,7 @@ mod http_server;
 mod ledger;
 mod link;
 
+pub mod agent;
 pub mod cluster;
 pub mod containers;
 pub mod control_plane;
@@ -26,6 +28,7 @@ pub mod fault_proxy;
 pub mod git_server;
 pub mod image;
 pub mod kubeconfig;
+pub mod kubernetes;
 pub mod podman;
 pub mod process;
 pub mod programs;

@@ -1,9 +1,9 @@
-//! Builds the real servers, runs every test of the workspace on them and sums up.
+//! Builds the real servers and the workspace agent, runs every test of the workspace on them and sums up.
 //!
 //! ```sh
 //! cargo run --package kled-tests                        # everything
 //! cargo run --package kled-tests -- --package kled-core # what follows `--` goes to `cargo test`
-//! cargo run --package kled-tests -- servers             # only build the servers
+//! cargo run --package kled-tests -- servers             # only build the servers and the agent
 //! cargo run --package kled-tests -- sweep               # only remove what killed runs left
 //! ```
 
@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result};
 use kled_tests::cluster::Lender;
 use kled_tests::programs::SERVERS_SWITCH;
 use kled_tests::summary::Summary;
-use kled_tests::{servers, slot};
+use kled_tests::{agent, servers, slot};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -31,9 +31,16 @@ fn main() -> ExitCode {
 }
 
 fn build_servers() -> Result<ExitCode> {
-    let missing = servers::install()?;
+    let missing = install()?;
     report(&missing);
     Ok(if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Everything that tests run: the servers, and the agent's static program.
+fn install() -> Result<Vec<String>> {
+    let mut missing = servers::install()?;
+    missing.extend(agent::install());
+    Ok(missing)
 }
 
 fn sweep() -> Result<ExitCode> {
@@ -49,7 +56,7 @@ fn report(missing: &[String]) {
 
 #[tokio::main]
 async fn run_tests(arguments: &[String]) -> Result<ExitCode> {
-    report(&tokio::task::spawn_blocking(servers::install).await??);
+    report(&tokio::task::spawn_blocking(install).await??);
     let lender = Lender::start()?;
     let command = cargo_test(arguments, &lender);
     let (status, summary) = tokio::task::spawn_blocking(|| watch(command)).await??;

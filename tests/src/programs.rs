@@ -1,8 +1,9 @@
 //! Finding programs, and saying in one line what this machine lacks.
 
 use std::env;
-use std::fs;
 use std::path::{Path, PathBuf};
+
+use kled_providers::image::StaticProgram;
 
 use crate::servers::{self, table};
 
@@ -17,9 +18,6 @@ const ADMINISTRATOR_FOLDERS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin
 
 /// Where network plugins are, which nobody has on `PATH`: they are for container runtimes.
 const PLUGIN_FOLDERS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
-
-/// `PT_INTERP` of the ELF format.
-const INTERPRETER: u32 = 3;
 
 /// The path of a program: a server of the [`table`] at its version, or whatever is in `KLED_TEST_BIN` or on `PATH`.
 #[must_use]
@@ -44,25 +42,9 @@ fn is_program(path: &Path) -> bool {
 }
 
 /// Whether a program runs without any other file, so that it works in an image of its own.
-///
-/// A program that needs a loader names it in a segment of that type.
 #[must_use]
 pub fn is_static(path: &Path) -> bool {
-    fs::read(path).is_ok_and(|file| segment_types(&file).is_some_and(|types| !types.contains(&INTERPRETER)))
-}
-
-/// The types of an ELF file's segments; `None` if it is no 64-bit little-endian ELF file.
-fn segment_types(file: &[u8]) -> Option<Vec<u32>> {
-    let number = |at: usize, size: usize| {
-        let bytes = file.get(at..at + size)?;
-        Some(bytes.iter().rev().fold(0_usize, |number, byte| number << 8 | usize::from(*byte)))
-    };
-    if !file.starts_with(b"\x7fELF\x02\x01") {
-        return None;
-    }
-    let (table, entry_size, entries) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
-    let entry_type = |entry: usize| u32::try_from(number(table + entry * entry_size, 4)?).ok();
-    (0..entries).map(entry_type).collect()
+    StaticProgram::read(path).is_ok()
 }
 
 /// Why server tests that need these programs (and root, if asked for) cannot run here, in one line.

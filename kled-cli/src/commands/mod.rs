@@ -4,6 +4,8 @@ mod agent;
 mod background;
 mod completions;
 mod config;
+#[cfg(feature = "image")]
+mod image;
 mod provider;
 mod session;
 mod signals;
@@ -63,6 +65,10 @@ pub(crate) enum Command {
     /// See which providers there are and what they can do
     #[command(subcommand)]
     Provider(provider::ProviderCommand),
+    /// Get Kled's own container images
+    #[cfg(feature = "image")]
+    #[command(subcommand)]
+    Image(image::ImageCommand),
     /// See the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -83,6 +89,8 @@ impl Command {
             Self::Workspace(command) => command.run(context).await,
             Self::Agent(command) => command.run(context).await,
             Self::Provider(command) => command.run(context).await,
+            #[cfg(feature = "image")]
+            Self::Image(command) => command.run(context).await,
             Self::Config(command) => command.run(context),
             Self::Completions(arguments) => arguments.run(context),
             Self::Version(arguments) => arguments.run(context),

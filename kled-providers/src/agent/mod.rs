@@ -8,6 +8,7 @@
 //! | [`AgentClient`] | the side of whoever drives a workspace |
 //! | [`server`] | the side of the workspace |
 //! | [`Token`] | what a driver has to know |
+//! | `program` | the program `kled-agent`, with the feature `agent-program` |
 //!
 //! ```text
 //! AgentClient --- HTTP/2 over a socket, a port-forward, an exec ---> server --- processes, files, ports
@@ -16,6 +17,8 @@
 pub(crate) mod checkout;
 mod client;
 pub(crate) mod proc;
+#[cfg(feature = "agent-program")]
+pub mod program;
 mod protocol;
 pub mod server;
 #[cfg(test)]
@@ -23,6 +26,6 @@ mod tests;
 mod token;
 mod transport;
 
-pub use client::{AgentClient, CheckedOut, Credential};
+pub use client::{AgentClient, CheckedOut, Credential, SetupOptions, SetupProgress, SetupSummary};
 pub use kled_core::provider::{AgentStatus, Usage};
 pub use token::Token;

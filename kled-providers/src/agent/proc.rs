@@ -1,7 +1,10 @@
 //! What the kernel says of processes, through `/proc`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::Path;
+use std::process::{Child, Command};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
@@ -119,11 +122,41 @@ pub(crate) fn descendants(ancestor: u32) -> BTreeSet<u32> {
     found
 }
 
-/// Children that have ended and that nobody in `known` waits for: orphans that this process adopted.
+/// Children that a thread of this process waits for.
+static AWAITED: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+fn awaited() -> MutexGuard<'static, BTreeSet<u32>> {
+    // The set is valid whoever panicked while it was locked.
+    AWAITED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A child that is no orphan to [`ended_orphans`] for as long as this value lives.
+#[derive(Debug)]
+pub(crate) struct Awaited(u32);
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        awaited().remove(&self.0);
+    }
+}
+
+/// Starts a process for whose end the caller waits by itself.
+pub(crate) fn spawn(command: &mut Command) -> io::Result<(Child, Awaited)> {
+    // Under the lock: it may have ended before its number is known here.
+    let mut awaited = awaited();
+    let child = command.spawn()?;
+    awaited.insert(child.id());
+    let entry = Awaited(child.id());
+    Ok((child, entry))
+}
+
+/// Children that have ended and that nobody, in `known` or by [`spawn`], waits for: orphans that this process adopted.
 pub(crate) fn ended_orphans(known: &BTreeSet<u32>) -> Vec<u32> {
     let own = std::process::id();
     let orphan = |number: &u32| stat(*number).is_some_and(|stat| stat.ended && stat.parent == own);
-    every_process().filter(|number| !known.contains(number)).filter(orphan).collect()
+    let awaited = awaited();
+    let nobody_waits = |number: &u32| !known.contains(number) && !awaited.contains(number);
+    every_process().filter(nobody_waits).filter(orphan).collect()
 }
 
 /// Kills what `find` finds, again and again, until it finds nothing or `limit` is over. Says whether nothing is left.
@@ -168,6 +201,21 @@ mod tests {
         let own = ProcessId::own();
         assert!(own.is_alive());
         assert!(!ProcessId { start_time: own.start_time + 1, ..own }.is_alive());
+    }
+
+    #[test]
+    fn a_child_that_somebody_waits_for_is_no_orphan() {
+        let (mut child, awaited) = spawn(&mut Command::new("true")).unwrap();
+        let number = child.id();
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while running(number) {
+            assert!(std::time::Instant::now() < deadline, "it does not end");
+            std::thread::yield_now();
+        }
+        assert!(!ended_orphans(&BTreeSet::new()).contains(&number));
+        drop(awaited);
+        assert!(ended_orphans(&BTreeSet::new()).contains(&number));
+        child.wait().unwrap();
     }
 
     #[tokio::test]

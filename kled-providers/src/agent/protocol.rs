@@ -1,8 +1,9 @@
 //! The protocol's messages, and how they and the values of the core become one another.
 
-use std::num::TryFromIntError;
+use std::num::{NonZeroU16, TryFromIntError};
 
 use kled_core::provider::{Command, ExitStatus, Signal, StandardInput, TerminalSize, Variables};
+use kled_core::setup::{ForwardedPort, IgnoredField};
 use kled_core::{Error, ErrorKind};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
@@ -16,6 +17,10 @@ pub(crate) mod messages {
 /// The metadata that names the kind of an error.
 const ERROR_KIND: &str = "kled-error-kind";
 
+/// The metadata that says what to do about an error, in UTF-8, and how long it may be: metadata is not for texts.
+const ERROR_HINT: &str = "kled-error-hint-bin";
+const ERROR_HINT_MAX: usize = 1 << 10;
+
 /// What is read of a stream at once, and so the largest chunk of a message.
 pub(crate) const CHUNK: usize = 64 << 10;
 
@@ -27,7 +32,7 @@ const fn code(kind: ErrorKind) -> Code {
         | ErrorKind::RevisionNotFound
         | ErrorKind::CommandNotFound => Code::NotFound,
         ErrorKind::Conflict => Code::Aborted,
-        ErrorKind::InvalidState => Code::FailedPrecondition,
+        ErrorKind::InvalidState | ErrorKind::SetupFailed => Code::FailedPrecondition,
         ErrorKind::Unauthenticated => Code::Unauthenticated,
         ErrorKind::PermissionDenied => Code::PermissionDenied,
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Code::ResourceExhausted,
@@ -39,11 +44,14 @@ const fn code(kind: ErrorKind) -> Code {
     }
 }
 
-/// An error on its way out of the agent: kind and one line, without context or cause.
+/// An error on its way out of the agent: kind, one line and what to do, without context or cause.
 pub(crate) fn status_of(error: &Error) -> Status {
     let mut status = Status::new(code(error.kind()), error.message());
     if let Ok(value) = MetadataValue::try_from(error.kind().as_str()) {
         status.metadata_mut().insert(ERROR_KIND, value);
+    }
+    if let Some(hint) = error.hint_text().filter(|hint| hint.len() <= ERROR_HINT_MAX) {
+        status.metadata_mut().insert_bin(ERROR_HINT, MetadataValue::from_bytes(hint.as_bytes()));
     }
     status
 }
@@ -55,7 +63,12 @@ pub(crate) fn error_of(status: &Status) -> Error {
         serde_json::from_value::<ErrorKind>(serde_json::Value::String(kind.to_owned())).ok()
     });
     match kind {
-        Some(kind) => Error::new(kind, status.message()),
+        Some(kind) => {
+            let hint = status.metadata().get_bin(ERROR_HINT).and_then(|value| value.to_bytes().ok());
+            let hint = hint.and_then(|bytes| String::from_utf8(bytes.into()).ok());
+            let error = Error::new(kind, status.message());
+            hint.into_iter().fold(error, Error::hint)
+        }
         None => lost().because(std::io::Error::other(format!("{:?}: {}", status.code(), status.message()))),
     }
 }
@@ -144,6 +157,38 @@ impl TryFrom<messages::ExitStatus> for ExitStatus {
     }
 }
 
+impl From<ForwardedPort> for messages::ForwardedPort {
+    fn from(port: ForwardedPort) -> Self {
+        Self { host: port.host, number: u16::from(port.number).into(), label: port.label }
+    }
+}
+
+impl TryFrom<messages::ForwardedPort> for ForwardedPort {
+    type Error = Error;
+
+    fn try_from(port: messages::ForwardedPort) -> Result<Self, Error> {
+        let number = u16::try_from(port.number).ok().and_then(NonZeroU16::new);
+        Ok(Self { host: port.host, number: number.ok_or_else(broken_protocol)?, label: port.label })
+    }
+}
+
+impl From<IgnoredField> for messages::IgnoredField {
+    fn from(ignored: IgnoredField) -> Self {
+        let reason = serde_json::to_value(ignored.reason).ok();
+        let reason = reason.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+        Self { field: ignored.field, line: ignored.line, reason }
+    }
+}
+
+impl TryFrom<messages::IgnoredField> for IgnoredField {
+    type Error = Error;
+
+    fn try_from(ignored: messages::IgnoredField) -> Result<Self, Error> {
+        let reason = serde_json::from_value(serde_json::Value::String(ignored.reason));
+        Ok(Self::new(ignored.field, ignored.line, reason.map_err(|_| broken_protocol())?))
+    }
+}
+
 /// The POSIX name of a signal, as it travels.
 pub(crate) const fn signal_name(signal: Signal) -> &'static str {
     match signal {
@@ -178,6 +223,7 @@ mod tests {
             ErrorKind::RepositoryNotFound,
             ErrorKind::RevisionNotFound,
             ErrorKind::CommandNotFound,
+            ErrorKind::SetupFailed,
             ErrorKind::StorageFull,
             ErrorKind::QuotaExceeded,
             ErrorKind::ImageUnavailable,
@@ -189,7 +235,9 @@ mod tests {
         ];
         for kind in kinds {
             let error = error_of(&status_of(&Error::new(kind, "why")));
-            assert_eq!((error.kind(), error.message()), (kind, "why"));
+            assert_eq!((error.kind(), error.message(), error.hint_text()), (kind, "why", None));
+            let error = error_of(&status_of(&Error::new(kind, "why").hint("do “this”")));
+            assert_eq!((error.kind(), error.hint_text()), (kind, Some("do “this”")));
         }
         assert_eq!(error_of(&Status::new(Code::NotFound, "no")).kind(), ErrorKind::Unavailable);
     }

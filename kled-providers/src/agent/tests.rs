@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use kled_core::provider::{ExecRequest, ExitStatus, LogLine, Signal, TerminalSize, Variables};
 use kled_core::{ErrorKind, WorkspaceId};
 use sha2::{Digest, Sha256};
@@ -302,4 +303,48 @@ async fn a_repository_is_checked_out_once() {
         kled_core::workspace::Source::new(folder.path().join("none").display().to_string().parse().unwrap());
     let error = client.checkout(&missing, None, |_| {}).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::RepositoryNotFound);
+}
+
+#[tokio::test]
+async fn a_watcher_is_told_at_once_and_silence_is_no_activity() {
+    let (folder, client) = connected().await;
+    // Longer than the test may take: what is told is told because of a change.
+    let mut statuses = client.watch(Duration::from_secs(3600)).await.unwrap();
+    let mut next = async || tokio::time::timeout(SOON, statuses.next()).await.unwrap().unwrap();
+    let first = next().await.unwrap();
+    assert_eq!((first.commands, first.connections), (0, 0));
+    assert!(first.idle.is_some() && first.usage.disk_total_bytes.is_some());
+
+    let mut session = client.exec(ExecRequest::new(["sleep", "1000"]).command).await.unwrap();
+    let running = next().await.unwrap();
+    assert_eq!((running.commands, running.idle), (1, None));
+    assert!(running.last_activity > first.last_activity);
+    session.signal(Signal::Term).await.unwrap();
+    session.wait().await.unwrap();
+    let ended = next().await.unwrap();
+    assert_eq!(ended.commands, 0);
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stream = client.connect_port(listener.local_addr().unwrap().port()).await.unwrap();
+    let open = next().await.unwrap();
+    assert_eq!((open.connections, open.last_activity), (1, ended.last_activity));
+    assert!(open.idle.is_some(), "an open connection that carries nothing is no activity");
+    drop(stream);
+    drop(listener);
+    assert_eq!(next().await.unwrap().connections, 0);
+
+    client.shut_down(Duration::ZERO).await.unwrap();
+    assert_eq!(next().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert!(tokio::time::timeout(SOON, statuses.next()).await.unwrap().is_none());
+    drop(folder);
+}
+
+#[tokio::test]
+async fn a_watcher_is_told_in_every_interval() {
+    let (_folder, client) = connected().await;
+    let mut statuses = client.watch(Duration::from_millis(1)).await.unwrap();
+    for _ in 0..3 {
+        let status = tokio::time::timeout(SOON, statuses.next()).await.unwrap().unwrap().unwrap();
+        assert_eq!(status.commands, 0);
+    }
 }

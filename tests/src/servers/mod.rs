@@ -14,7 +14,7 @@ pub mod table;
 mod cache;
 mod debian;
 mod go;
-mod progress;
+pub(crate) mod progress;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use super::login::Login;
 use super::{Report, redact};
+use crate::agent::proc;
 
 /// Variables by which a surrounding git (a hook, an alias) would make this one work on another repository.
 /// `GIT_CONFIG_COUNT` and its like stay: they are the user's configuration.
@@ -189,15 +190,15 @@ impl ProcessGroup {
     }
 
     fn run(&self, mut command: Command, report: Report) -> io::Result<Outcome> {
-        let mut child = {
+        let (mut child, _awaited) = {
             let mut stage = self.stage();
             if matches!(*stage, Stage::Over) {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             // Under the lock, so that a caller that gives up now finds the process and kills it.
-            let child = command.spawn()?;
+            let (child, awaited) = proc::spawn(&mut command)?;
             *stage = Pid::from_raw(child.id().cast_signed()).map_or(Stage::Over, Stage::Running);
-            child
+            (child, awaited)
         };
         let errors = read_errors(&mut child, report);
         let stdout = read_answer(&mut child);

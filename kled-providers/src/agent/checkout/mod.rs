@@ -34,7 +34,7 @@ use super::{Credential, proc};
 use failure::{GitMessages, classify, located, storage_full};
 use git::{Outcome, Surroundings};
 use login::Login;
-use redact::redact;
+pub(crate) use redact::redact;
 
 /// The environment variable that names the owner of a checkout.
 const OWNER: &str = "KLED_CHECKOUT";

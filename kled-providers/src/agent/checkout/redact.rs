@@ -1,7 +1,7 @@
 //! Takes credentials out of what git prints.
 
 /// Replaces the user part of each URL: the user's own `url.….insteadOf` may put a token there.
-pub(super) fn redact(line: &str) -> String {
+pub(crate) fn redact(line: &str) -> String {
     let mut redacted = String::with_capacity(line.len());
     let mut rest = line;
     while let Some(position) = rest.find("://") {

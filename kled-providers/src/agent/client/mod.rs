@@ -3,9 +3,12 @@
 mod connect;
 mod files;
 mod session;
+mod setup;
 
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::{BoxStream, unfold};
 use jiff::Timestamp;
 use kled_core::provider::{AgentStatus, ByteStream, Command, ExecSession, Usage};
 use kled_core::workspace::Source;
@@ -16,9 +19,11 @@ use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Status};
 
+pub use setup::{SetupOptions, SetupProgress, SetupSummary};
+
 use super::Token;
 use super::protocol::messages::agent_client::AgentClient as Calls;
-use super::protocol::messages::{self, ShutdownRequest, StatusRequest, StatusResponse};
+use super::protocol::messages::{self, ShutdownRequest, StatusRequest, StatusResponse, WatchRequest};
 use super::protocol::{broken_protocol, error_of};
 use super::transport::{self, Channel};
 
@@ -98,6 +103,26 @@ impl AgentClient {
         agent_status(answer.into_inner())
     }
 
+    /// What goes on in the workspace, at once, then whenever a command or connection begins or ends there, and at least
+    /// in every `interval`. The last item is the error that ended it, also when the workspace itself has ended.
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub async fn watch(&self, interval: Duration) -> Result<BoxStream<'static, Result<AgentStatus>>> {
+        let interval_milliseconds = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
+        let answers = self.calls.clone().watch(WatchRequest { interval_milliseconds }).await;
+        let answers = answers.map_err(|status| error_of(&status))?.into_inner();
+        let statuses = unfold(Some(answers), |answers| async {
+            let mut answers = answers?;
+            match answers.message().await {
+                Ok(Some(answer)) => Some((agent_status(answer), Some(answers))),
+                Ok(None) => Some((Err(super::protocol::lost()), None)),
+                Err(status) => Some((Err(error_of(&status)), None)),
+            }
+        });
+        Ok(statuses.boxed())
+    }
+
     /// Starts a command.
     ///
     /// # Errors
@@ -174,6 +199,24 @@ impl AgentClient {
                 None => return Err(broken_protocol()),
             }
         }
+    }
+}
+
+impl AgentClient {
+    /// Carries out what the project asks for: `devcontainer.json` or `.kled.yaml`. What is done already is not done
+    /// again, so it can be called as often as the workspace is created or started. It takes as long as the project's commands
+    /// take; dropping the future ends it.
+    ///
+    /// # Errors
+    /// `InvalidInput` (a malformed file), `SetupFailed` (a command of the project), `CommandNotFound`, those of a checkout
+    /// for dotfiles, `StorageFull`, `Unavailable`. The project's environment is in force nevertheless, unless its file
+    /// is malformed.
+    pub async fn set_up(
+        &self,
+        options: &SetupOptions,
+        progress: impl FnMut(SetupProgress<'_>) + Send,
+    ) -> Result<SetupSummary> {
+        setup::set_up(self.calls.clone(), options, progress).await
     }
 }
 

@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::commands::Commands;
-use super::{checkout, command, connect, detached, files};
+use super::{checkout, command, connect, detached, files, setup, watch};
 use crate::agent::protocol::messages::agent_server::Agent;
 use crate::agent::protocol::messages::{
     CheckoutRequest, CheckoutResponse, ConnectRequest, ConnectResponse, DownloadRequest, DownloadResponse,
@@ -48,13 +48,14 @@ pub(super) async fn first<T>(source: &mut Streaming<T>) -> Result<T, Status> {
 #[tonic::async_trait]
 impl Agent for Calls {
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-        Ok(Response::new(self.0.status()))
+        Ok(Response::new(watch::status(&self.0).await))
     }
 
     type WatchStream = Answers<StatusResponse>;
 
-    async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        Err(status_of(&Error::new(ErrorKind::Unsupported, "watching is not served yet")))
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let statuses = watch::watch(&self.0, request.into_inner().interval_milliseconds);
+        Ok(Response::new(statuses.boxed()))
     }
 
     type ExecStream = Answers<ExecResponse>;
@@ -92,8 +93,9 @@ impl Agent for Calls {
 
     type SetupStream = Answers<SetupResponse>;
 
-    async fn setup(&self, _: Request<SetupRequest>) -> Result<Response<Self::SetupStream>, Status> {
-        Err(status_of(&Error::new(ErrorKind::Unsupported, "set-ups are not served yet")))
+    async fn setup(&self, request: Request<SetupRequest>) -> Result<Response<Self::SetupStream>, Status> {
+        let answers = setup::set_up(&self.0, request.into_inner());
+        answers.map(|answers| Response::new(answers.boxed())).map_err(|error| status_of(&error))
     }
 
     async fn upload(

@@ -133,7 +133,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
 }
 
 /// Removes what is in a folder and keeps the folder, which may be a mount point.
-fn empty(folder: &Path) -> io::Result<()> {
+pub(super) fn empty(folder: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {

@@ -16,6 +16,7 @@ use tokio::process::Child;
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
+use super::account::Account;
 use super::commands::Commands;
 use crate::agent::proc;
 use crate::agent::protocol::messages::exec_request::Message as Said;
@@ -28,7 +29,7 @@ const COMMAND: &str = "KLED_COMMAND";
 
 /// After a command has ended, what it wrote is in the pipe already; a longer silence means that something it left
 /// behind holds the pipe open.
-const SILENCE: Duration = Duration::from_millis(50);
+pub(super) const SILENCE: Duration = Duration::from_millis(50);
 
 /// Chunks of standard input that wait for the command to read.
 const INPUT_QUEUE: usize = 8;
@@ -61,6 +62,15 @@ enum Input {
     Terminal(pty_process::OwnedWritePty),
 }
 
+impl Running {
+    /// Kills it and what it started.
+    pub(super) async fn kill(&mut self) {
+        kill_tree(self.process, &self.marker).await;
+        // Nothing is left to say of a command that nobody waits for.
+        let _status = self.child.wait().await;
+    }
+}
+
 /// Serves the client of a started command until it ends or the client goes.
 pub(super) async fn run(
     commands: &Arc<Commands>,
@@ -68,7 +78,7 @@ pub(super) async fn run(
     source: Streaming<ExecRequest>,
     answers: Answers,
 ) {
-    let (process, marker) = (running.process, running.marker.clone());
+    let process = running.process;
     let input = std::mem::replace(&mut running.input, Input::Empty);
     let finished = tokio::select! {
         result = forward_output(commands, &mut running, &answers) => result.is_ok(),
@@ -76,9 +86,7 @@ pub(super) async fn run(
         () = answers.closed() => false,
     };
     if !finished {
-        kill_tree(process, &marker).await;
-        // Nothing is left to say of a command whose client is gone.
-        let _status = running.child.wait().await;
+        running.kill().await;
     }
     commands.ended(process);
 }
@@ -91,9 +99,10 @@ pub(super) fn start(commands: &Commands, command: &Command) -> Result<Running> {
         .filter(|(program, _)| !program.is_empty())
         .ok_or_else(|| Error::new(ErrorKind::InvalidInput, "the command is empty"))?;
     let configuration = &commands.configuration;
+    let prepared = commands.preparation.applied();
     let folder = match &command.working_directory {
         Some(path) => configuration.working_directory.join(path),
-        None => configuration.working_directory.clone(),
+        None => prepared.folder,
     };
     if !folder.is_dir() {
         return Err(Error::new(
@@ -102,13 +111,14 @@ pub(super) fn start(commands: &Commands, command: &Command) -> Result<Running> {
         ));
     }
     let marker = format!("{}.{}", configuration.id, commands.next_number());
-    let mut environment = configuration.environment.clone();
+    let mut environment = prepared.environment;
+    let account = prepared.account;
     environment.0.extend(command.environment.0.clone());
     environment.0.insert(COMMAND.into(), marker.clone());
     environment.0.insert("PWD".into(), folder.display().to_string());
     let running = match command.terminal {
-        Some(size) => on_terminal(program, arguments, &environment, &folder, size),
-        None => on_pipes(program, arguments, &environment, &folder, command.stdin),
+        Some(size) => on_terminal(program, arguments, &environment, &folder, account, size),
+        None => on_pipes(program, arguments, &environment, &folder, account, command.stdin),
     };
     let (child, input, stdout, stderr) = running.map_err(|cause| start_error(program, cause))?;
     let process = child.id().ok_or_else(|| Error::new(ErrorKind::Internal, "the command has no process"))?;
@@ -123,10 +133,12 @@ fn on_pipes(
     arguments: &[String],
     environment: &Variables,
     folder: &std::path::Path,
+    account: Option<Account>,
     stdin: StandardInput,
 ) -> io::Result<Parts> {
     use std::process::Stdio;
-    let mut child = tokio::process::Command::new(program)
+    let mut command = tokio::process::Command::new(program);
+    command
         .args(arguments)
         .env_clear()
         .envs(&environment.0)
@@ -134,8 +146,12 @@ fn on_pipes(
         .process_group(0)
         .stdin(if stdin == StandardInput::Piped { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
+        .stderr(Stdio::piped());
+    if let Some(account) = account {
+        // SAFETY: `enter` makes system calls only, all of them async-signal-safe: no allocation, no lock.
+        unsafe { command.pre_exec(move || account.enter()) };
+    }
+    let mut child = command.spawn()?;
     let input = child.stdin.take().map_or(Input::Empty, |stdin| Input::Pipe(Box::pin(stdin)));
     let stdout = child.stdout.take().map(|stdout| Box::pin(stdout) as Reader);
     let stderr = child.stderr.take().map(|stderr| Box::pin(stderr) as Reader);
@@ -147,21 +163,26 @@ fn on_terminal(
     arguments: &[String],
     environment: &Variables,
     folder: &std::path::Path,
+    account: Option<Account>,
     size: TerminalSize,
 ) -> io::Result<Parts> {
     let (terminal, other_end) = pty_process::open().map_err(io::Error::other)?;
     terminal.resize(pty_process::Size::new(size.rows, size.columns)).map_err(io::Error::other)?;
-    let child = pty_process::Command::new(program)
+    let mut command = pty_process::Command::new(program)
         .args(arguments)
         .env_clear()
         .envs(&environment.0)
-        .current_dir(folder)
-        .spawn(other_end)
-        .map_err(|error| match error {
-            pty_process::Error::Io(cause) => cause,
-            pty_process::Error::Rustix(cause) => cause.into(),
-            other => io::Error::other(other),
-        })?;
+        .current_dir(folder);
+    if let Some(account) = account {
+        account.own_terminal(&other_end)?;
+        // SAFETY: `enter` makes system calls only, all of them async-signal-safe: no allocation, no lock.
+        command = unsafe { command.pre_exec(move || account.enter()) };
+    }
+    let child = command.spawn(other_end).map_err(|error| match error {
+        pty_process::Error::Io(cause) => cause,
+        pty_process::Error::Rustix(cause) => cause.into(),
+        other => io::Error::other(other),
+    })?;
     let (output, input) = terminal.into_split();
     Ok((child, Input::Terminal(input), Some(Box::pin(output)), None))
 }
@@ -221,7 +242,7 @@ async fn forward_output(commands: &Commands, running: &mut Running, answers: &An
 }
 
 /// The next bytes; `None` at the end. Never ready for an output that has ended.
-async fn read(reader: &mut Option<Reader>) -> Option<Bytes> {
+pub(super) async fn read(reader: &mut Option<Reader>) -> Option<Bytes> {
     let Some(reader) = reader else { return std::future::pending().await };
     let mut buffer = BytesMut::with_capacity(CHUNK);
     // A terminal whose last program ended answers with an error: its end.
@@ -231,7 +252,7 @@ async fn read(reader: &mut Option<Reader>) -> Option<Bytes> {
     }
 }
 
-fn exit_status(ended: io::Result<std::process::ExitStatus>) -> Result<ExitStatus> {
+pub(super) fn exit_status(ended: io::Result<std::process::ExitStatus>) -> Result<ExitStatus> {
     let lost = || Error::new(ErrorKind::Internal, "the end of the command is not known");
     let ended = ended.map_err(|_| lost())?;
     let exited = ended.code().map(ExitStatus::Exited);

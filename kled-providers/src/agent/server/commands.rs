@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, WaitOptions};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::setup::Preparation;
 use super::{Configuration, line};
 use crate::agent::proc;
 use crate::agent::protocol::messages::StatusResponse;
@@ -29,6 +30,10 @@ pub(super) struct Commands {
     /// When nothing runs: since when. `None` while something runs.
     idle_since: watch::Sender<Option<Instant>>,
     end: watch::Sender<Option<StopReason>>,
+    /// What commands begin with, and how far the workspace is set up.
+    pub(super) preparation: Preparation,
+    /// Tells whoever watches that a command or connection began or ended.
+    changes: watch::Sender<()>,
     /// Held by whoever checks out.
     pub(super) checkout_turn: tokio::sync::Mutex<()>,
 }
@@ -41,6 +46,15 @@ struct State {
     connections: u32,
     started: Timestamp,
     last_activity: Timestamp,
+    /// The same on a clock that nobody sets.
+    active: Instant,
+}
+
+impl State {
+    fn is_active_now(&mut self) {
+        self.last_activity = Timestamp::now();
+        self.active = Instant::now();
+    }
 }
 
 impl Commands {
@@ -52,12 +66,15 @@ impl Commands {
             connections: 0,
             started: now,
             last_activity: now,
+            active: Instant::now(),
         };
         Self {
+            preparation: Preparation::new(&configuration),
             configuration,
             state: Mutex::new(state),
             idle_since: watch::Sender::new(Some(Instant::now())),
             end: watch::Sender::new(None),
+            changes: watch::Sender::new(()),
             checkout_turn: tokio::sync::Mutex::new(()),
         }
     }
@@ -77,28 +94,33 @@ impl Commands {
     pub(super) fn began(&self, process: u32) {
         let mut state = self.state();
         state.running.insert(process);
-        state.last_activity = Timestamp::now();
+        state.is_active_now();
         self.idle_since.send_replace(None);
+        self.changes.send_replace(());
     }
 
     pub(super) fn ended(&self, process: u32) {
         let mut state = self.state();
         state.running.remove(&process);
-        state.last_activity = Timestamp::now();
+        state.is_active_now();
         if state.running.is_empty() {
             self.idle_since.send_replace(Some(Instant::now()));
         }
+        self.changes.send_replace(());
+    }
+
+    /// Is told of changes from now on.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// Bytes were carried: as long as they are, the workspace is not idle.
     pub(super) fn touch(&self) {
         let mut state = self.state();
-        let now = Timestamp::now();
-        let since = Duration::try_from(now.duration_since(state.last_activity)).unwrap_or_default();
-        if since < ACTIVITY_RESOLUTION {
+        if state.active.elapsed() < ACTIVITY_RESOLUTION {
             return;
         }
-        state.last_activity = now;
+        state.is_active_now();
         self.idle_since.send_if_modified(|idle_since| {
             let idle = idle_since.is_some();
             *idle_since = idle.then(Instant::now);
@@ -108,13 +130,16 @@ impl Commands {
 
     pub(super) fn connected(&self) {
         self.state().connections += 1;
+        self.changes.send_replace(());
     }
 
     pub(super) fn disconnected(&self) {
         let mut state = self.state();
         state.connections = state.connections.saturating_sub(1);
+        self.changes.send_replace(());
     }
 
+    /// The status without what is used.
     pub(super) fn status(&self) -> StatusResponse {
         let idle_since = *self.idle_since.borrow();
         let state = self.state();

@@ -38,7 +38,7 @@ async fn watch(commands: Arc<Commands>, mut running: Running, label: String) {
     commands.ended(running.process);
 }
 
-async fn copy(
+pub(super) async fn copy(
     commands: &Commands,
     output: Option<Pin<Box<dyn AsyncRead + Send>>>,
     stream: LogStream,

@@ -61,7 +61,11 @@ pub(super) async fn upload(
         // An archive that cannot be unpacked is the reason why the rest of it was not taken.
         let arrived = unpacked?;
         let received = received?;
+        let account = commands.preparation.applied().account;
         tokio::task::spawn_blocking(move || {
+            if let Some(account) = account {
+                account.own(arrived.path()).map_err(|cause| failed("give away", &folder, cause))?;
+            }
             put_in_place(arrived.path(), &folder).map_err(|cause| failed("write to", &folder, cause))
         })
         .await

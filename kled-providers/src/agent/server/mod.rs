@@ -1,12 +1,18 @@
 //! The side of the workspace: it runs commands, moves files, connects to ports and knows what is going on.
 
+mod account;
 mod call;
+#[cfg(target_os = "linux")]
+mod changes;
 mod checkout;
 mod command;
 mod commands;
 mod connect;
 mod detached;
 mod files;
+mod setup;
+mod usage;
+mod watch;
 
 use std::fmt;
 use std::io;
@@ -28,6 +34,7 @@ use tonic::{Request, Status};
 
 use self::call::Calls;
 use self::commands::Commands;
+pub use self::setup::read_setup;
 use super::Token;
 use super::protocol::messages::agent_server::AgentServer;
 use super::protocol::status_of;
@@ -143,6 +150,7 @@ impl Agent {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut child_ended = signal(SignalKind::child())?;
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let mut changes = std::pin::pin!(self.follow_changes());
         let reason = loop {
             tokio::select! {
                 accepted = accept(&mut listener, &places) => if let Some((stream, place)) = accepted {
@@ -155,6 +163,7 @@ impl Agent {
                 reason = self.0.ending() => break reason,
                 _ = terminate.recv() => break StopReason::Requested,
                 _ = child_ended.recv() => self.0.reap_orphans(),
+                () = changes.as_mut() => {}
             }
         };
         if reason == StopReason::Idle {
@@ -166,6 +175,15 @@ impl Agent {
         let all = u32::try_from(CONNECTIONS_MAX).unwrap_or(u32::MAX);
         let _late = tokio::time::timeout(LAST_ANSWERS_LIMIT, places.acquire_many(all)).await;
         Ok(reason)
+    }
+
+    /// Takes note of changes in the checkout that no command of this agent makes. Never ends.
+    async fn follow_changes(&self) {
+        #[cfg(target_os = "linux")]
+        if let Some(place) = &self.0.configuration.checkout {
+            changes::follow(&self.0, place.folder.clone()).await;
+        }
+        std::future::pending().await
     }
 
     /// Writes a line of the agent itself to the log.

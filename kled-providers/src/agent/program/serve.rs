@@ -1,0 +1,138 @@
+//! `kled-agent serve`: the first process of the workspace's container.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use kled_core::provider::Variables;
+use kled_core::{Error, ErrorKind, Result};
+use tokio::net::TcpListener;
+use tonic_health::ServingStatus;
+
+use super::environment::{self, Surroundings};
+use super::log::log;
+use super::settings::{self, Settings};
+use super::{cleanup, health, one_line, runtime};
+use crate::agent::Token;
+use crate::agent::server::{Agent, Configuration, Place};
+
+/// The name under which the kubelet may ask for the agent's health; the empty one is for the process.
+const SERVICE: &str = "kled.agent.v1.Agent";
+
+/// Serves the workspace until it is told to end.
+pub(super) fn main() -> Result<()> {
+    let served = serve();
+    if let Err(error) = &served {
+        // The provider reads this output only.
+        log(format!("the agent cannot serve: {}", one_line(error)));
+    }
+    served
+}
+
+fn serve() -> Result<()> {
+    let settings = Settings::read(settings::of_process)?;
+    let token = settings::read_token(&settings.token_file)?;
+    let environment = environment_of_commands(&settings);
+    apply(&environment);
+    adopt_orphans()?;
+    let runtime = runtime()?;
+    let result = runtime.block_on(run(settings, token, environment));
+    // A file system that hangs must not keep the container from ending.
+    runtime.shutdown_background();
+    result
+}
+
+fn environment_of_commands(settings: &Settings) -> Variables {
+    let user = rustix::process::geteuid().as_raw();
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let owner = settings.checkout.metadata().map(|metadata| metadata.uid());
+    let surroundings = Surroundings {
+        is_writable: environment::is_writable,
+        user: environment::user_name(&passwd, user),
+        foreign_checkout: owner.is_ok_and(|owner| owner != user),
+    };
+    // What is not text is left out: it cannot travel in the protocol either.
+    let inherited = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    environment::of_commands(inherited, settings, surroundings)
+}
+
+/// Gives the agent's own git what commands have: it reads its settings and logins in the home folder, too.
+fn apply(environment: &Variables) {
+    for (name, value) in &environment.0 {
+        // SAFETY: the runtime is not started yet, so this is the process's only thread; nobody reads the environment.
+        unsafe { std::env::set_var(name, value) };
+    }
+}
+
+/// True when every process of the container descends from this one.
+fn is_first_process() -> bool {
+    std::process::id() == 1
+}
+
+/// Orphans come to the first process of a container anyway; elsewhere they have to be asked for.
+fn adopt_orphans() -> Result<()> {
+    #[cfg(target_os = "linux")]
+    if !is_first_process() {
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(|cause| {
+            Error::new(ErrorKind::Internal, "orphaned processes cannot be taken over").because(cause)
+        })?;
+    }
+    Ok(())
+}
+
+async fn run(settings: Settings, token: Token, environment: Variables) -> Result<()> {
+    let listener = listen(settings.listen).await?;
+    let health_listener = listen(settings.health_listen).await?;
+    let agent = Agent::new(Configuration {
+        id: settings.id,
+        token,
+        checkout: Some(Place { folder: settings.checkout.clone(), state: settings.state.clone() }),
+        working_directory: settings.working_directory.clone(),
+        environment,
+        // Who decides that is outside of the container: it has to scale the workspace down.
+        idle_timeout: None,
+        has_own_processes: is_first_process(),
+        log: Arc::new(|line| super::log::write(&line)),
+    });
+    // A killed agent may have left some.
+    clean_up(&agent, "credentials cannot be removed", &settings.state, cleanup::wipe_credentials).await;
+    let health = health::serve(health_listener);
+    health.set_service_status(SERVICE, ServingStatus::Serving).await;
+    agent.log(format!("serving workspace {} on {}", settings.name, settings.listen));
+    let ended = agent.run(listener, settings.grace).await;
+    for service in ["", SERVICE] {
+        health.set_service_status(service, ServingStatus::NotServing).await;
+    }
+    clean_up(&agent, "credentials cannot be removed", &settings.state, cleanup::wipe_credentials).await;
+    let limit = settings.cache_bytes;
+    let shrink = move |state: &Path| cleanup::shrink_cache(state, limit).map(drop);
+    clean_up(&agent, "the cache cannot be made smaller", &settings.state, shrink).await;
+    let reason =
+        ended.map_err(|cause| Error::new(ErrorKind::Internal, "signals cannot be heard").because(cause))?;
+    agent.log(format!("ended: {reason}"));
+    Ok(())
+}
+
+async fn listen(address: std::net::SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|cause| {
+        Error::new(ErrorKind::Unavailable, "the agent cannot listen").with("address", address).because(cause)
+    })
+}
+
+/// Does a part of the cleanup, within its time. A failure is in the log: nothing better can be done with it.
+async fn clean_up(
+    agent: &Agent,
+    what: &str,
+    state: &Path,
+    part: impl FnOnce(&Path) -> std::io::Result<()> + Send + 'static,
+) {
+    let state = state.to_owned();
+    let part = tokio::task::spawn_blocking(move || part(&state));
+    match tokio::time::timeout(cleanup::LIMIT, part).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(cause))) => agent.log(format!("{what}: {cause}")),
+        Ok(Err(_)) => agent.log(what),
+        Err(_) => agent.log(format!("{what}: it takes too long")),
+    }
+}
