@@ -104,7 +104,10 @@ mod tests {
             usage: Usage::default(),
         };
         let look = Look { color: false, now: Timestamp::from_second(400).unwrap() };
-        insta::assert_snapshot!(table(&status, look), @"");
+        insta::assert_snapshot!(table(&status, look), @r#"
+        VERSION   UPTIME   COMMANDS   CONNECTIONS   IDLE   MEMORY   CPU   PROCESSES   DISK
+        1.2.3     6m40s    1          2             -      -        -     -           -
+        "#);
         status.idle = Some(Duration::from_millis(61_700));
         status.usage = Usage {
             memory_bytes: Some(50 << 20),
@@ -114,6 +117,9 @@ mod tests {
             disk_used_bytes: Some(3 << 30),
             disk_total_bytes: Some(10 << 30),
         };
-        insta::assert_snapshot!(table(&status, look), @"");
+        insta::assert_snapshot!(table(&status, look), @r#"
+        VERSION   UPTIME   COMMANDS   CONNECTIONS   IDLE   MEMORY              CPU    PROCESSES   DISK
+        1.2.3     6m40s    1          2             61s    50.00 MiB / 2.00 GiB   1.3s   4           3.00 GiB / 10.00 GiB
+        "#);
     }
 }
