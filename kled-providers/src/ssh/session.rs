@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use kled_core::provider::{
     ByteStream, ExecRequest, ExecSession, ExitStatus, Provider, Signal, TerminalSize, Variables,
 };
@@ -9,6 +10,7 @@ use kled_core::{Error, ErrorKind, WorkspaceName};
 use russh::server::{Handle, Msg};
 use russh::{Channel, ChannelId, ChannelMsg, Sig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::task::JoinSet;
 
 use super::may_be_set;
 use super::spool::Spool;
@@ -126,18 +128,19 @@ struct Running {
 impl Running {
     /// `None` when the client has left; dropping the session then ends the command.
     async fn run(mut self) -> Option<ExitStatus> {
-        let (mut incoming, outgoing) = self.channel.split();
+        let id = self.channel.id();
+        let handle = self.handle;
+        let mut incoming = self.channel;
         let stdout = std::mem::replace(&mut self.session.stdout, Box::pin(tokio::io::empty()));
         let stderr = std::mem::replace(&mut self.session.stderr, Box::pin(tokio::io::empty()));
         let mut outputs = std::pin::pin!(async {
-            tokio::join!(
-                pass(stdout, Box::pin(outgoing.make_writer())),
-                pass(stderr, Box::pin(outgoing.make_writer_ext(Some(STDERR)))),
-            )
+            tokio::join!(pass(stdout, &handle, id, None), pass(stderr, &handle, id, Some(STDERR)),)
         });
         let spool = Spool::default();
         let stdin = self.session.stdin.take();
-        let mut input = std::pin::pin!(feed(spool.clone(), stdin));
+        // A task of its own: it may hold the spool while this one wants to fill it.
+        let mut input = JoinSet::new();
+        input.spawn(feed(spool.clone(), stdin));
         let (mut status, mut outputs_end, mut input_end) = (None, false, false);
         loop {
             if let (Some(status), true) = (status, outputs_end) {
@@ -162,12 +165,12 @@ impl Running {
                     Some(_) => {}
                 },
                 _ = &mut outputs, if !outputs_end => outputs_end = true,
-                () = &mut input, if !input_end => input_end = true,
+                Some(_) = input.join_next() => input_end = true,
                 ended = self.session.wait(), if status.is_none() => match ended {
                     Ok(ended) => status = Some(ended),
                     Err(error) => {
                         let said = format!("kled: {error}\r\n").into_bytes();
-                        let _gone = self.handle.extended_data(outgoing.id(), STDERR, said).await;
+                        let _gone = handle.extended_data(id, STDERR, said).await;
                         return Some(ExitStatus::Exited(255));
                     }
                 },
@@ -178,14 +181,16 @@ impl Running {
 
 /// Carries a connection to a port until both directions have ended.
 pub(super) async fn carry(stream: ByteStream, channel: Channel<Msg>, handle: Handle) {
-    let (mut incoming, outgoing) = channel.split();
+    let id = channel.id();
+    let mut incoming = channel;
     let (reader, writer) = tokio::io::split(stream);
     let spool = Spool::default();
     let mut output = std::pin::pin!(async {
-        pass(Box::pin(reader), Box::pin(outgoing.make_writer())).await;
-        let _gone = handle.eof(outgoing.id()).await;
+        pass(Box::pin(reader), &handle, id, None).await;
+        let _gone = handle.eof(id).await;
     });
-    let mut input = std::pin::pin!(feed(spool.clone(), Some(Box::pin(writer))));
+    let mut input = JoinSet::new();
+    input.spawn(feed(spool.clone(), Some(Box::pin(writer))));
     let (mut output_end, mut input_end) = (false, false);
     while !(output_end && input_end) {
         tokio::select! {
@@ -200,27 +205,30 @@ pub(super) async fn carry(stream: ByteStream, channel: Channel<Msg>, handle: Han
                 Some(_) => {}
             },
             () = &mut output, if !output_end => output_end = true,
-            () = &mut input, if !input_end => input_end = true,
+            Some(_) = input.join_next() => input_end = true,
         }
     }
-    let _gone = handle.close(outgoing.id()).await;
+    let _gone = handle.close(id).await;
 }
 
-/// Passes what comes from the workspace on to its end.
+/// Passes what comes from the workspace on to its end. The session takes no more while a window of the client is full.
 async fn pass(
     mut from: std::pin::Pin<Box<dyn AsyncRead + Send>>,
-    mut to: std::pin::Pin<Box<dyn AsyncWrite + Send>>,
+    to: &Handle,
+    id: ChannelId,
+    extended: Option<u32>,
 ) {
-    let mut buffer = vec![0; CHUNK];
     loop {
-        match from.read(&mut buffer).await {
-            Ok(0) | Err(_) => return,
-            Ok(count) => {
-                let chunk = buffer.get(..count).unwrap_or_default();
-                if to.write_all(chunk).await.is_err() || to.flush().await.is_err() {
-                    return;
-                }
-            }
+        let mut chunk = BytesMut::with_capacity(CHUNK);
+        if !matches!(from.read_buf(&mut chunk).await, Ok(1..)) {
+            return;
+        }
+        let sent = match extended {
+            None => to.data(id, chunk.freeze()).await,
+            Some(kind) => to.extended_data(id, kind, chunk.freeze()).await,
+        };
+        if sent.is_err() {
+            return;
         }
     }
 }
