@@ -189,7 +189,9 @@ mod tests {
     fn value(key: Key, place: usize) -> String {
         let one_of = |values: [&str; 4]| values[place].to_owned();
         match key {
-            Key::Provider | Key::Engine => one_of(["a", "b", "c", "d"]),
+            Key::Provider | Key::Engine | Key::KubernetesContext | Key::KubernetesNamespace => {
+                one_of(["a", "b", "c", "d"])
+            }
             Key::Output => one_of(["json", "yaml", "table", "json"]),
             Key::Color => one_of(["always", "never", "auto", "always"]),
             Key::DataDirectory => one_of(["/a", "/b", "/c", "/d"]),

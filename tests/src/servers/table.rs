@@ -149,6 +149,7 @@ pub const DEBIAN_PACKAGES: &[DebianPackage] = &[
     package("containernetworking-plugins", &["host-local", "loopback", "portmap"]),
     package("iproute2", &["ip"]),
     package("iptables", &["iptables", "iptables-save", "iptables-restore"]),
+    package("openssh-client", &["ssh", "scp", "sftp"]),
     package("podman", &["podman"]),
     package("runc", &["runc"]),
     package("util-linux", &["unshare", "nsenter", "mount", "umount"]),
