@@ -118,7 +118,7 @@ mod tests {
             disk_total_bytes: Some(10 << 30),
         };
         insta::assert_snapshot!(table(&status, look), @r#"
-        VERSION   UPTIME   COMMANDS   CONNECTIONS   IDLE   MEMORY              CPU    PROCESSES   DISK
+        VERSION   UPTIME   COMMANDS   CONNECTIONS   IDLE   MEMORY                 CPU    PROCESSES   DISK
         1.2.3     6m40s    1          2             61s    50.00 MiB / 2.00 GiB   1.3s   4           3.00 GiB / 10.00 GiB
         "#);
     }
