@@ -84,6 +84,9 @@ impl<P: Provider> Provider for HouseRule<P> {
     async fn download(&self, name: &WorkspaceName, request: DownloadRequest) -> Result<ByteReader> {
         self.inner.download(name, request).await
     }
+    async fn agent_status(&self, name: &WorkspaceName, options: StatusOptions) -> Result<AgentStatus> {
+        self.inner.agent_status(name, options).await
+    }
     async fn workspace_logs(&self, name: &WorkspaceName, options: LogsOptions) -> Result<Items<LogLine>> {
         self.inner.workspace_logs(name, options).await
     }

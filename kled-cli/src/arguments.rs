@@ -32,6 +32,12 @@ pub(crate) struct GlobalArguments {
     /// The provider that has the workspaces [default: local]
     #[arg(long, global = true, value_name = "NAME", value_parser = checked::<ProviderName>)]
     pub(crate) provider: Option<ProviderName>,
+    /// The context of the kubeconfig, where the provider is on Kubernetes [default: the current one]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) context: Option<String>,
+    /// The namespace, where the provider is on Kubernetes [default: the context's]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
     /// The configuration file
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -52,6 +58,12 @@ impl GlobalArguments {
         let mut layer = Layer::default();
         if let Some(provider) = &self.provider {
             layer.set(Key::Provider, provider.as_str(), Origin::Flag("--provider"));
+        }
+        if let Some(context) = &self.context {
+            layer.set(Key::KubernetesContext, context, Origin::Flag("--context"));
+        }
+        if let Some(namespace) = &self.namespace {
+            layer.set(Key::KubernetesNamespace, namespace, Origin::Flag("--namespace"));
         }
         if let Some(output) = self.output {
             layer.set(Key::Output, output.as_str(), Origin::Flag("--output"));

@@ -5,13 +5,13 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use kled_core::provider::{Event, Progress, Provider, Registry};
-use kled_core::{ProviderName, Result};
+use kled_core::{Error, ProviderName, Result};
 use serde::Serialize;
 
 use crate::arguments::GlobalArguments;
 use crate::config::Settings;
-use crate::output::{Failure, Look, ProgressReport};
-use crate::{Surroundings, providers};
+use crate::output::{Failure, Look, ProgressReport, report};
+use crate::{Exit, Surroundings, providers};
 
 /// How many events of an operation wait to be shown.
 const EVENTS_MAX: usize = 256;
@@ -99,6 +99,15 @@ impl Context {
             // Nobody reads it: that is no reason to fail.
             drop(self.surroundings.stderr.write(line.as_bytes()));
         }
+    }
+
+    /// Says on standard error what went wrong while the command goes on.
+    pub(crate) fn report(&self, error: &Error) {
+        let stderr = &self.surroundings.stderr;
+        let color = self.settings.color.applies_to(stderr, &self.surroundings);
+        let text = report(error, Exit::of_error(error), &self.program, self.settings.output, color);
+        // Nobody reads it: that is no reason to fail.
+        drop(stderr.write(text.as_bytes()));
     }
 
     /// Runs an operation and shows what it reports. `start` is given where to report.

@@ -134,6 +134,7 @@ mod tests {
         repository-not-found: 3
         revision-not-found: 3
         command-not-found: 127
+        setup-failed: 1
         storage-full: 1
         quota-exceeded: 1
         image-unavailable: 3

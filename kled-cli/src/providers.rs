@@ -14,12 +14,15 @@ use crate::config::{Key, Settings};
 /// The provider that is used when nobody says anything else.
 pub(crate) const DEFAULT: &str = "local";
 
+/// The provider to which the keys of Kubernetes go.
+const KUBERNETES: &str = "kubernetes";
+
 /// Registers the providers that come with the program.
 pub(crate) fn registered(supervisor: Supervisor) -> Result<Registry> {
     let mut registry = Registry::new();
     registry.register(ProviderName::new(DEFAULT)?, move |settings| local(supervisor.clone(), settings))?;
     #[cfg(feature = "kubernetes")]
-    registry.register(ProviderName::new("kubernetes")?, kubernetes)?;
+    registry.register(ProviderName::new(KUBERNETES)?, kubernetes)?;
     Ok(registry)
 }
 
@@ -56,5 +59,40 @@ pub(crate) fn settings_of(name: &ProviderName, settings: &Settings) -> ProviderS
             }
         }
     }
+    if name.as_str() == KUBERNETES {
+        let keys = [("context", &settings.kubernetes_context), ("namespace", &settings.kubernetes_namespace)];
+        // A flag or a variable is for this run and goes before the provider's table.
+        pairs.extend(keys.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.clone()?))));
+    }
     pairs.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Surroundings;
+    use crate::config::{FileLayer, Layer, Origin};
+
+    #[test]
+    fn the_keys_of_kubernetes_reach_its_provider_and_no_other() {
+        let text = "[providers.kubernetes]\ncontext = \"table\"\nimage = \"debian\"\n";
+        let file = FileLayer::parse(std::path::Path::new("/f"), text).unwrap();
+        let mut flags = Layer::default();
+        flags.set(Key::KubernetesContext, "flag", Origin::Flag("--context"));
+        let mut environment = Layer::default();
+        environment.set(
+            Key::KubernetesNamespace,
+            "variable",
+            Origin::Environment(Key::KubernetesNamespace.variable()),
+        );
+        let defaults = Layer::of_defaults(&Surroundings::in_memory("/"), DEFAULT);
+        let settings = Settings::resolve(&flags, &environment, file, &defaults).unwrap();
+        let of = |name: &str| settings_of(&name.parse().unwrap(), &settings);
+        let mut kubernetes = of(KUBERNETES);
+        assert_eq!(kubernetes.take("context").as_deref(), Some("flag"));
+        assert_eq!(kubernetes.take("namespace").as_deref(), Some("variable"));
+        assert_eq!(kubernetes.take("image").as_deref(), Some("debian"));
+        kubernetes.finish().unwrap();
+        of(DEFAULT).finish().unwrap();
+    }
 }

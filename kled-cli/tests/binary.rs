@@ -37,7 +37,11 @@ fn every_help_text() {
         "workspace exec",
         "workspace logs",
         "workspace shell",
+        "workspace cp",
+        "workspace port-forward",
         "workspace events",
+        "agent",
+        "agent status",
         "provider",
         "provider list",
         "image",
@@ -58,8 +62,21 @@ fn every_help_text() {
 
 #[test]
 fn every_command_teaches_by_example() {
-    for command in ["create", "list", "status", "start", "stop", "delete", "exec", "logs", "shell", "events"]
-    {
+    let commands = [
+        "create",
+        "list",
+        "status",
+        "start",
+        "stop",
+        "delete",
+        "exec",
+        "logs",
+        "shell",
+        "cp",
+        "port-forward",
+        "events",
+    ];
+    for command in commands {
         let help = stdout(&run(&format!("workspace {command} -h")));
         assert!(help.contains(&format!("  kled workspace {command} ")), "{command}: {help}");
     }
@@ -129,18 +146,20 @@ fn the_configuration_shows_where_each_value_came_from() {
     };
     let table = stdout(&view(&["-o", "table"]));
     insta::assert_snapshot!(table.replace(folder.path().to_str().unwrap(), "<folder>"), @r#"
-        KEY                      VALUE        ORIGIN
-        provider                 local        default
-        output                   table        flag --output
-        color                    auto         default
-        data-directory           /data/kled   default
-        isolation                none         environment KLED_ISOLATION
-        engine                   -            default
-        create-timeout           10m          default
-        start-timeout            2m           default
-        stop-timeout             1m           default
-        delete-timeout           2m           default
-        providers.other.region   north        <folder>/kled/config.toml:5
+    KEY                      VALUE        ORIGIN
+    provider                 local        default
+    output                   table        flag --output
+    color                    auto         default
+    data-directory           /data/kled   default
+    isolation                none         environment KLED_ISOLATION
+    engine                   -            default
+    kubernetes-context       -            default
+    kubernetes-namespace     -            default
+    create-timeout           10m          default
+    start-timeout            2m           default
+    stop-timeout             1m           default
+    delete-timeout           2m           default
+    providers.other.region   north        <folder>/kled/config.toml:5
     "#);
     let json: serde_json::Value = serde_json::from_slice(&view(&["-o", "json"]).stdout).unwrap();
     assert_eq!(json[1], serde_json::json!({ "key": "output", "value": "json", "origin": "flag --output" }));
@@ -159,13 +178,13 @@ fn a_mistake_in_the_file_is_named_with_its_place() {
     };
     let mistakes = ["provider = \"local\"\nprovdier = \"x\"\n", "provider = \n", "stop-timeout = \"soon\"\n"];
     insta::assert_snapshot!(mistakes.map(view).join("\n"), @r#"
-        error: unknown key in the configuration file (file: <file>, line: 2, column: 1, key: provdier)
-        hint: known keys: provider, output, color, data-directory, isolation, engine, create-timeout, start-timeout, stop-timeout, delete-timeout, providers
+    error: unknown key in the configuration file (file: <file>, line: 2, column: 1, key: provdier)
+    hint: known keys: provider, output, color, data-directory, isolation, engine, kubernetes-context, kubernetes-namespace, create-timeout, start-timeout, stop-timeout, delete-timeout, providers
 
-        error: the configuration file is malformed: string values must be quoted, expected literal string (file: <file>, line: 1, column: 12)
+    error: the configuration file is malformed: string values must be quoted, expected literal string (file: <file>, line: 1, column: 12)
 
-        error: malformed duration (value: "soon", key: stop-timeout, origin: <file>:1)
-        hint: write a positive duration such as 90s, 30m or 1h 30m
+    error: malformed duration (value: "soon", key: stop-timeout, origin: <file>:1)
+    hint: write a positive duration such as 90s, 30m or 1h 30m
     "#);
 }
 

@@ -3,6 +3,8 @@
 //! | feature | backend |
 //! |---|---|
 //! | `agent` | [`agent`]: what runs beside every workspace, and its client; comes with every backend |
+//! | `agent` | [`forward`], [`copy`]: ports of this machine that lead to a workspace, copies of files both ways |
+//! | `ssh` | [`ssh`]: workspaces by SSH, on any stream |
 //! | `local` | [`local`]: sandboxed processes on this machine; needs nothing installed but git |
 //! | `kubernetes` | [`kubernetes`]: a pod and a volume on any cluster; needs nothing installed there |
 //! | `local-container` | adds containers of Docker or Podman to `local` |
@@ -12,6 +14,10 @@
 
 #[cfg(all(feature = "agent", unix))]
 pub mod agent;
+#[cfg(all(feature = "agent", unix))]
+pub mod copy;
+#[cfg(all(feature = "agent", unix))]
+pub mod forward;
 #[cfg(feature = "image")]
 pub mod image;
 #[cfg(all(feature = "kubernetes", unix))]
@@ -20,6 +26,8 @@ pub mod kubernetes;
 pub mod local;
 #[cfg(all(feature = "agent", unix))]
 pub mod secrets;
+#[cfg(all(feature = "ssh", unix))]
+pub mod ssh;
 #[cfg(all(any(feature = "local", feature = "kubernetes"), unix))]
 mod within;
 

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod agent;
 mod background;
 mod completions;
 mod config;
@@ -8,6 +9,8 @@ mod image;
 mod provider;
 mod session;
 mod signals;
+#[cfg(feature = "ssh")]
+mod ssh;
 mod version;
 mod workspace;
 
@@ -58,6 +61,16 @@ pub(crate) enum Command {
     /// Make, use and remove workspaces
     #[command(subcommand, visible_alias = "ws")]
     Workspace(workspace::WorkspaceCommand),
+    /// Ask the agents of workspaces
+    #[command(subcommand)]
+    Agent(agent::AgentCommand),
+    /// Make entries for ssh and for editors that use it
+    #[cfg(feature = "ssh")]
+    SshConfig(ssh::ConfigArguments),
+    /// Speak SSH on standard input and output: what ssh starts
+    #[cfg(feature = "ssh")]
+    #[command(hide = true)]
+    SshProxy(ssh::ProxyArguments),
     /// See which providers there are and what they can do
     #[command(subcommand)]
     Provider(provider::ProviderCommand),
@@ -77,12 +90,23 @@ pub(crate) enum Command {
 impl Command {
     /// True for commands that pass signals on instead of being ended by them.
     pub(crate) const fn takes_signals(&self) -> bool {
-        matches!(self, Self::Workspace(command) if command.takes_signals())
+        match self {
+            Self::Workspace(command) => command.takes_signals(),
+            // It is ended by ssh with a signal, about which nobody wants to hear.
+            #[cfg(feature = "ssh")]
+            Self::SshProxy(_) => true,
+            _ => false,
+        }
     }
 
     pub(crate) async fn run(&self, context: &Context) -> Result<Exit, Failure> {
         match self {
             Self::Workspace(command) => command.run(context).await,
+            Self::Agent(command) => command.run(context).await,
+            #[cfg(feature = "ssh")]
+            Self::SshConfig(arguments) => arguments.run(context).await,
+            #[cfg(feature = "ssh")]
+            Self::SshProxy(arguments) => arguments.run(context).await,
             Self::Provider(command) => command.run(context).await,
             #[cfg(feature = "image")]
             Self::Image(command) => command.run(context).await,

@@ -143,7 +143,8 @@ impl Attached {
     }
 }
 
-async fn next_signal(signals: &mut Option<Signals>) -> Signal {
+/// The next signal; none where none are caught.
+pub(super) async fn next_signal(signals: &mut Option<Signals>) -> Signal {
     match signals {
         Some(signals) => signals.next().await,
         None => std::future::pending().await,

@@ -15,6 +15,10 @@ pub enum Key {
     Isolation,
     /// The socket of the container engine.
     Engine,
+    /// The context of the kubeconfig.
+    KubernetesContext,
+    /// The namespace that has the workspaces.
+    KubernetesNamespace,
     /// The longest that a create may take.
     CreateTimeout,
     /// The longest that a start may take.
@@ -27,13 +31,15 @@ pub enum Key {
 
 impl Key {
     /// Every key, in the order in which they are shown.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Provider,
         Self::Output,
         Self::Color,
         Self::DataDirectory,
         Self::Isolation,
         Self::Engine,
+        Self::KubernetesContext,
+        Self::KubernetesNamespace,
         Self::CreateTimeout,
         Self::StartTimeout,
         Self::StopTimeout,
@@ -50,6 +56,8 @@ impl Key {
             Self::DataDirectory => "data-directory",
             Self::Isolation => "isolation",
             Self::Engine => "engine",
+            Self::KubernetesContext => "kubernetes-context",
+            Self::KubernetesNamespace => "kubernetes-namespace",
             Self::CreateTimeout => "create-timeout",
             Self::StartTimeout => "start-timeout",
             Self::StopTimeout => "stop-timeout",
@@ -67,6 +75,8 @@ impl Key {
             Self::DataDirectory => "KLED_DATA_DIRECTORY",
             Self::Isolation => "KLED_ISOLATION",
             Self::Engine => "KLED_ENGINE",
+            Self::KubernetesContext => "KLED_KUBERNETES_CONTEXT",
+            Self::KubernetesNamespace => "KLED_KUBERNETES_NAMESPACE",
             Self::CreateTimeout => "KLED_CREATE_TIMEOUT",
             Self::StartTimeout => "KLED_START_TIMEOUT",
             Self::StopTimeout => "KLED_STOP_TIMEOUT",
@@ -78,7 +88,11 @@ impl Key {
     #[must_use]
     pub const fn fixed_default(self) -> Option<&'static str> {
         match self {
-            Self::Provider | Self::DataDirectory | Self::Engine => None,
+            Self::Provider
+            | Self::DataDirectory
+            | Self::Engine
+            | Self::KubernetesContext
+            | Self::KubernetesNamespace => None,
             Self::Output => Some("table"),
             Self::Color => Some("auto"),
             Self::Isolation => Some("default"),

@@ -30,6 +30,10 @@ pub struct Settings {
     pub isolation: Isolation,
     /// The socket of the container engine; it is looked for when absent.
     pub engine: Option<String>,
+    /// The context of the kubeconfig, for the Kubernetes provider; its current one when absent.
+    pub kubernetes_context: Option<String>,
+    /// The namespace that has the workspaces, for the Kubernetes provider; the context's when absent.
+    pub kubernetes_namespace: Option<String>,
     /// The longest that a create may take.
     pub create_timeout: Duration,
     /// The longest that a start may take.
@@ -73,6 +77,8 @@ impl Settings {
             data_directory: found.get(&Key::DataDirectory).map(|found| PathBuf::from(&found.text)),
             isolation: required(&found, Key::Isolation)?,
             engine: found.get(&Key::Engine).map(|found| found.text.clone()),
+            kubernetes_context: found.get(&Key::KubernetesContext).map(|found| found.text.clone()),
+            kubernetes_namespace: found.get(&Key::KubernetesNamespace).map(|found| found.text.clone()),
             create_timeout: timeout(&found, Key::CreateTimeout)?,
             start_timeout: timeout(&found, Key::StartTimeout)?,
             stop_timeout: timeout(&found, Key::StopTimeout)?,
@@ -183,7 +189,9 @@ mod tests {
     fn value(key: Key, place: usize) -> String {
         let one_of = |values: [&str; 4]| values[place].to_owned();
         match key {
-            Key::Provider | Key::Engine => one_of(["a", "b", "c", "d"]),
+            Key::Provider | Key::Engine | Key::KubernetesContext | Key::KubernetesNamespace => {
+                one_of(["a", "b", "c", "d"])
+            }
             Key::Output => one_of(["json", "yaml", "table", "json"]),
             Key::Color => one_of(["always", "never", "auto", "always"]),
             Key::DataDirectory => one_of(["/a", "/b", "/c", "/d"]),

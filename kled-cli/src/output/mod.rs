@@ -7,6 +7,7 @@ mod format;
 mod hint;
 mod progress;
 mod table;
+mod transfer;
 mod workspace;
 
 pub use age::age;
@@ -17,6 +18,7 @@ pub use table::Table;
 
 pub(crate) use failure::report;
 pub(crate) use progress::ProgressReport;
+pub(crate) use transfer::watch_transfer;
 pub(crate) use workspace::{workspace_details, workspace_table};
 
 /// Text of others (a git server, a container engine) without the control characters that would drive a terminal.

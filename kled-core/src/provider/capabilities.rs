@@ -25,6 +25,9 @@ pub struct Capabilities {
     /// Files can be copied in and out.
     #[serde(default)]
     pub copy: bool,
+    /// What goes on in a workspace, and what it uses, can be asked for.
+    #[serde(default)]
+    pub agent: bool,
     /// What the supervisor and detached commands write can be read.
     pub logs: bool,
     /// What happened can be read.

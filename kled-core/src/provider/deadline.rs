@@ -7,9 +7,9 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use super::{
-    ByteReader, ByteStream, Capabilities, ConnectRequest, CreateOptions, DeleteOptions, Deletion,
-    DownloadRequest, Event, EventsOptions, ExecRequest, ExecSession, ListOptions, LogLine, LogsOptions,
-    Provider, StartOptions, StatusOptions, StopOptions, UploadRequest,
+    AgentStatus, ByteReader, ByteStream, Capabilities, ConnectRequest, CreateOptions, DeleteOptions,
+    Deletion, DownloadRequest, Event, EventsOptions, ExecRequest, ExecSession, ListOptions, LogLine,
+    LogsOptions, Provider, StartOptions, StatusOptions, StopOptions, UploadRequest,
 };
 use crate::workspace::{Operation, Workspace, WorkspaceSpec};
 use crate::{Error, ProviderName, Result, WorkspaceName};
@@ -120,6 +120,10 @@ impl<P: Provider> Provider for DeadlineProvider<P> {
 
     async fn download(&self, name: &WorkspaceName, request: DownloadRequest) -> Result<ByteReader> {
         self.within(Operation::Download, request.timeout, self.inner.download(name, request)).await
+    }
+
+    async fn agent_status(&self, name: &WorkspaceName, options: StatusOptions) -> Result<AgentStatus> {
+        self.within(Operation::AgentStatus, options.timeout, self.inner.agent_status(name, options)).await
     }
 
     async fn workspace_logs(

@@ -7,12 +7,14 @@
 //! | [`Progress`], [`Event`] | what a running operation reports, as a `Stream` |
 //! | [`ExecRequest`], [`ExecSession`] | a command with its three byte streams |
 //! | [`ConnectRequest`], [`UploadRequest`], [`DownloadRequest`] | connections to ports, copies of files |
+//! | [`AgentStatus`] | what goes on in a workspace and what it uses |
 //! | [`Capabilities`] | what a backend can do, as data |
 //! | [`Registry`] | names to factories; the only place where an application lists its backends |
 //! | [`MemoryProvider`] | the reference implementation |
 //! | [`DeadlineProvider`], [`TracedProvider`], [`ReadOnlyProvider`] | wrappers that forward everything |
 //! | [`Faults`] | a hook by which the conformance suite breaks an operation at any of its steps |
 
+mod agent;
 mod capabilities;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -35,6 +37,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
+pub use agent::{AgentStatus, Usage};
 pub use capabilities::{
     Capabilities, CommandCapabilities, Enforcement, LimitCapabilities, SandboxCapabilities,
 };
@@ -189,6 +192,17 @@ pub trait Provider: fmt::Debug + Send + Sync + 'static {
         Err(unsupported(Operation::Download, name))
     }
 
+    /// What goes on in the workspace and what it uses, as its agent says.
+    ///
+    /// Requires [`Capabilities::agent`].
+    ///
+    /// # Errors
+    /// `NotFound`, `InvalidState` (not running), `Unavailable`, `Unsupported`, `Timeout`.
+    async fn agent_status(&self, name: &WorkspaceName, options: StatusOptions) -> Result<AgentStatus> {
+        let _not_served = options;
+        Err(unsupported(Operation::AgentStatus, name))
+    }
+
     /// What the workspace's supervisor and its detached commands wrote, oldest first.
     ///
     /// Requires [`Capabilities::logs`].
@@ -293,6 +307,14 @@ macro_rules! forward_provider {
 
             async fn download(&self, name: &WorkspaceName, request: DownloadRequest) -> Result<ByteReader> {
                 (**self).download(name, request).await
+            }
+
+            async fn agent_status(
+                &self,
+                name: &WorkspaceName,
+                options: StatusOptions,
+            ) -> Result<AgentStatus> {
+                (**self).agent_status(name, options).await
             }
 
             async fn workspace_logs(

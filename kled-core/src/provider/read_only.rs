@@ -4,9 +4,9 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 
 use super::{
-    ByteReader, ByteStream, Capabilities, CommandCapabilities, ConnectRequest, CreateOptions, DeleteOptions,
-    Deletion, DownloadRequest, Event, EventsOptions, ExecRequest, ExecSession, ListOptions, LogLine,
-    LogsOptions, Provider, StartOptions, StatusOptions, StopOptions, UploadRequest,
+    AgentStatus, ByteReader, ByteStream, Capabilities, CommandCapabilities, ConnectRequest, CreateOptions,
+    DeleteOptions, Deletion, DownloadRequest, Event, EventsOptions, ExecRequest, ExecSession, ListOptions,
+    LogLine, LogsOptions, Provider, StartOptions, StatusOptions, StopOptions, UploadRequest,
 };
 use crate::workspace::{Operation, Workspace, WorkspaceSpec};
 use crate::{Error, ErrorKind, ProviderName, Result, WorkspaceName};
@@ -95,6 +95,10 @@ impl<P: Provider> Provider for ReadOnlyProvider<P> {
 
     async fn download(&self, name: &WorkspaceName, request: DownloadRequest) -> Result<ByteReader> {
         self.inner.download(name, request).await
+    }
+
+    async fn agent_status(&self, name: &WorkspaceName, options: StatusOptions) -> Result<AgentStatus> {
+        self.inner.agent_status(name, options).await
     }
 
     async fn workspace_logs(

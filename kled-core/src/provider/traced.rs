@@ -5,9 +5,9 @@ use futures::stream::BoxStream;
 use tracing::{Instrument, Span};
 
 use super::{
-    ByteReader, ByteStream, Capabilities, ConnectRequest, CreateOptions, DeleteOptions, Deletion,
-    DownloadRequest, Event, EventsOptions, ExecRequest, ExecSession, ListOptions, LogLine, LogsOptions,
-    Provider, StartOptions, StatusOptions, StopOptions, UploadRequest,
+    AgentStatus, ByteReader, ByteStream, Capabilities, ConnectRequest, CreateOptions, DeleteOptions,
+    Deletion, DownloadRequest, Event, EventsOptions, ExecRequest, ExecSession, ListOptions, LogLine,
+    LogsOptions, Provider, StartOptions, StatusOptions, StopOptions, UploadRequest,
 };
 use crate::workspace::{Operation, Workspace, WorkspaceSpec};
 use crate::{ProviderName, Result, WorkspaceName};
@@ -103,6 +103,10 @@ impl<P: Provider> Provider for TracedProvider<P> {
 
     async fn download(&self, name: &WorkspaceName, request: DownloadRequest) -> Result<ByteReader> {
         traced(self.span(Operation::Download, name), self.inner.download(name, request)).await
+    }
+
+    async fn agent_status(&self, name: &WorkspaceName, options: StatusOptions) -> Result<AgentStatus> {
+        traced(self.span(Operation::AgentStatus, name), self.inner.agent_status(name, options)).await
     }
 
     async fn workspace_logs(

@@ -215,6 +215,8 @@ pub enum Operation {
     Upload,
     /// `download`.
     Download,
+    /// `agent_status`.
+    AgentStatus,
     /// `workspace_logs`.
     Logs,
     /// `workspace_events`.
@@ -236,6 +238,7 @@ impl Operation {
             Self::Connect => "connect",
             Self::Upload => "upload",
             Self::Download => "download",
+            Self::AgentStatus => "agent_status",
             Self::Logs => "workspace_logs",
             Self::Events => "workspace_events",
         }
@@ -300,12 +303,20 @@ impl WorkspaceStatus {
             (Operation::Stop, Self::Running { .. } | Self::Failed { .. } | Self::Starting { .. }) => Act,
             (Operation::Stop, Self::Stopped { .. }) => Satisfied,
             (
-                Operation::Exec | Operation::Connect | Operation::Upload | Operation::Download,
+                Operation::Exec
+                | Operation::Connect
+                | Operation::Upload
+                | Operation::Download
+                | Operation::AgentStatus,
                 Self::Running { .. },
             ) => Satisfied,
             (Operation::Start | Operation::Stop, Self::Interrupted { .. }) => Refuse,
             (
-                Operation::Exec | Operation::Connect | Operation::Upload | Operation::Download,
+                Operation::Exec
+                | Operation::Connect
+                | Operation::Upload
+                | Operation::Download
+                | Operation::AgentStatus,
                 Self::Creating { .. }
                 | Self::Interrupted { .. }
                 | Self::Starting { .. }
@@ -382,7 +393,13 @@ mod tests {
 
     #[test]
     fn a_running_workspace_alone_is_reached() {
-        for operation in [Operation::Exec, Operation::Connect, Operation::Upload, Operation::Download] {
+        for operation in [
+            Operation::Exec,
+            Operation::Connect,
+            Operation::Upload,
+            Operation::Download,
+            Operation::AgentStatus,
+        ] {
             for status in every_status() {
                 assert_eq!(
                     status.decide(operation) == Decision::Satisfied,

@@ -28,9 +28,8 @@ mod tests;
 mod token;
 mod transport;
 
-pub use client::{
-    AgentClient, AgentStatus, CheckedOut, Credential, SetupOptions, SetupProgress, SetupSummary, Usage,
-};
+pub use client::{AgentClient, CheckedOut, Credential, SetupOptions, SetupProgress, SetupSummary};
+pub use kled_core::provider::{AgentStatus, Usage};
 #[cfg(feature = "kubernetes")]
 pub(crate) use protocol::CHUNK;
 pub use token::Token;

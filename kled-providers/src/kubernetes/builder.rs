@@ -401,6 +401,7 @@ fn capabilities() -> Capabilities {
         },
         connect: true,
         copy: true,
+        agent: true,
         logs: true,
         events: true,
         idle_timeout: true,

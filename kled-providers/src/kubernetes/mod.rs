@@ -44,8 +44,8 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use kled_core::ports::SecretSource;
 use kled_core::provider::{
-    ByteReader, ByteStream, Capabilities, ConnectRequest, CreateOptions, DeleteOptions, Deletion,
-    DownloadRequest, Event, EventsOptions, ExecRequest, ExecSession, Faults, ListOptions, LogLine,
+    AgentStatus, ByteReader, ByteStream, Capabilities, ConnectRequest, CreateOptions, DeleteOptions,
+    Deletion, DownloadRequest, Event, EventsOptions, ExecRequest, ExecSession, Faults, ListOptions, LogLine,
     LogsOptions, Provider, StartOptions, StatusOptions, StopOptions, UploadRequest,
 };
 use kled_core::workspace::{Operation, Workspace, WorkspaceSpec};
@@ -212,6 +212,11 @@ impl Provider for KubernetesProvider {
             Ok(Box::pin(reached.client.download(&request.path).await?) as ByteReader)
         };
         within(Operation::Download, name, request.timeout, Box::pin(download)).await
+    }
+
+    async fn agent_status(&self, name: &WorkspaceName, options: StatusOptions) -> Result<AgentStatus> {
+        let ask = async { self.0.reach(Operation::AgentStatus, name).await?.client.status().await };
+        within(Operation::AgentStatus, name, options.timeout, Box::pin(ask)).await
     }
 
     async fn workspace_logs(

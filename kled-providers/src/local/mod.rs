@@ -23,9 +23,9 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use kled_core::provider::{
-    ByteReader, ByteStream, Capabilities, ConnectRequest, CreateOptions, DeleteOptions, Deletion,
-    DownloadRequest, Event, EventsOptions, ExecRequest, ExecSession, ListOptions, LogLine, LogsOptions,
-    Provider, StartOptions, StatusOptions, StopOptions, UploadRequest,
+    AgentStatus, ByteReader, ByteStream, Capabilities, ConnectRequest, CreateOptions, DeleteOptions,
+    Deletion, DownloadRequest, Event, EventsOptions, ExecRequest, ExecSession, ListOptions, LogLine,
+    LogsOptions, Provider, StartOptions, StatusOptions, StopOptions, UploadRequest,
 };
 use kled_core::workspace::{Isolation, Operation, Workspace, WorkspaceSpec};
 use kled_core::{Error, ErrorKind, ProviderName, Result, WorkspaceName};
@@ -218,6 +218,10 @@ impl Provider for LocalProvider {
 
     async fn download(&self, name: &WorkspaceName, request: DownloadRequest) -> Result<ByteReader> {
         self.owner(Operation::Download, name).await?.download(name, request).await
+    }
+
+    async fn agent_status(&self, name: &WorkspaceName, options: StatusOptions) -> Result<AgentStatus> {
+        self.owner(Operation::AgentStatus, name).await?.agent_status(name, options).await
     }
 
     async fn workspace_logs(

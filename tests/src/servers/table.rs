@@ -151,6 +151,7 @@ pub const DEBIAN_PACKAGES: &[DebianPackage] = &[
     package("iptables", &["iptables", "iptables-save", "iptables-restore"]),
     // For the little C in the agent, which is linked to no C library of the machine.
     package("musl-tools", &["musl-gcc"]),
+    package("openssh-client", &["ssh", "scp", "sftp"]),
     package("podman", &["podman"]),
     package("runc", &["runc"]),
     package("util-linux", &["unshare", "nsenter", "mount", "umount"]),

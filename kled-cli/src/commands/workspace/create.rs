@@ -15,6 +15,9 @@ use crate::commands::background;
 use crate::output::Failure;
 use crate::{Context, Exit};
 
+/// What device plugins call the GPUs that most AI workloads are built for.
+const GPU: &str = "nvidia.com/gpu";
+
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The same create again gives the same workspace; a create that was cut short is finished by the next one.
@@ -24,7 +27,8 @@ Examples:
   kled workspace create --repo git@github.com:org/app.git --branch feature/login
   kled workspace create demo --repo . --path services/api --cpu 2 --memory 4Gi
   kled workspace create demo --repo . --env LEVEL=info --secret TOKEN=env:GITHUB_TOKEN
-  kled workspace create demo --repo . --idle-timeout 30m --no-wait")]
+  kled workspace create demo --repo . --idle-timeout 30m --no-wait
+  kled workspace create demo --repo URL --provider kubernetes --namespace team-a --gpu 1")]
 pub(crate) struct CreateArguments {
     /// The workspace's name [default: from the repository, revision and path]
     #[arg(value_parser = checked::<WorkspaceName>)]
@@ -62,6 +66,9 @@ pub(crate) struct CreateArguments {
     /// Limit disk: 20Gi
     #[arg(long, value_name = "QUANTITY")]
     disk: Option<String>,
+    /// Ask for so many GPUs (the resource nvidia.com/gpu), where the provider has any
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    gpu: Option<u32>,
     /// Set an environment variable of every command; may be repeated
     #[arg(long = "env", value_name = "KEY=VALUE")]
     environment: Vec<String>,
@@ -122,6 +129,9 @@ impl CreateArguments {
             };
         }
         given!(branch, tag, commit, path, image, cpu, memory, disk, idle_timeout, time_to_live);
+        if let Some(count) = self.gpu {
+            builder = builder.resource(GPU, count.to_string());
+        }
         for text in &self.environment {
             let (key, value) = key_and_value("--env", text)?;
             builder = builder.environment(key, value);

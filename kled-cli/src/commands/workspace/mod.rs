@@ -1,11 +1,13 @@
 //! `kled workspace`
 
+mod copy;
 mod create;
 mod delete;
 mod events;
 mod exec;
 mod list;
 mod logs;
+mod port_forward;
 mod shell;
 mod start;
 mod status;
@@ -41,13 +43,19 @@ pub(crate) enum WorkspaceCommand {
     Logs(logs::LogsArguments),
     /// Open a shell in a workspace
     Shell(shell::ShellArguments),
+    /// Copy files and folders into a workspace and out of it
+    #[command(name = "cp", visible_alias = "copy")]
+    Copy(copy::CopyArguments),
+    /// Connect ports of this machine to ports of a workspace
+    #[command(visible_alias = "forward")]
+    PortForward(port_forward::PortForwardArguments),
     /// Print what happened to a workspace
     Events(events::EventsArguments),
 }
 
 impl WorkspaceCommand {
     pub(crate) const fn takes_signals(&self) -> bool {
-        matches!(self, Self::Exec(_) | Self::Shell(_))
+        matches!(self, Self::Exec(_) | Self::Shell(_) | Self::PortForward(_))
     }
 
     pub(crate) async fn run(&self, context: &Context) -> Result<Exit, Failure> {
@@ -61,6 +69,8 @@ impl WorkspaceCommand {
             Self::Exec(arguments) => arguments.run(context).await,
             Self::Logs(arguments) => arguments.run(context).await,
             Self::Shell(arguments) => arguments.run(context).await,
+            Self::Copy(arguments) => arguments.run(context).await,
+            Self::PortForward(arguments) => arguments.run(context).await,
             Self::Events(arguments) => arguments.run(context).await,
         }
     }

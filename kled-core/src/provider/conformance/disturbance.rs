@@ -143,6 +143,7 @@ pub(super) fn perform(
                 request.timeout = timeout.unwrap_or(request.timeout);
                 provider.download(&name, request).await.map(drop)
             }
+            Operation::AgentStatus => provider.agent_status(&name, options!(StatusOptions)).await.map(drop),
             Operation::Logs => {
                 let mut lines = provider.workspace_logs(&name, options!(LogsOptions)).await?;
                 lines.next().await.transpose().map(drop)

@@ -54,6 +54,7 @@ mod interruption;
 mod lifecycle;
 mod observation;
 mod sessions;
+mod transfer;
 mod trial;
 
 use std::fmt;
@@ -131,6 +132,9 @@ enum Need {
     Terminal,
     Signals,
     Detach,
+    Copy,
+    Connect,
+    Agent,
     Checkout,
     Logs,
     Events,
@@ -151,6 +155,9 @@ impl Need {
             Self::Terminal => (commands.terminal, "the provider has no terminals"),
             Self::Signals => (commands.signals, "the provider has no signals"),
             Self::Detach => (commands.detach, "the provider detaches no commands"),
+            Self::Copy => (capabilities.copy, "the provider copies no files"),
+            Self::Connect => (capabilities.connect, "the provider connects to no ports"),
+            Self::Agent => (capabilities.agent, "the provider's workspaces have no agent"),
             Self::Checkout => (capabilities.checkout, "the provider checks no repository out"),
             Self::Logs => (capabilities.logs, "the provider keeps no logs"),
             Self::Events => (capabilities.events, "the provider keeps no events"),
@@ -258,6 +265,7 @@ pub fn cases() -> Vec<Case> {
         concurrency::CASES,
         execution::CASES,
         sessions::CASES,
+        transfer::CASES,
     ]
     .concat()
 }

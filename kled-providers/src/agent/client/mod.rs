@@ -10,10 +10,9 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::{BoxStream, unfold};
 use jiff::Timestamp;
-use kled_core::provider::{ByteStream, Command, ExecSession};
+use kled_core::provider::{AgentStatus, ByteStream, Command, ExecSession, Usage};
 use kled_core::workspace::Source;
 use kled_core::{Error, ErrorKind, Result, Secret};
-use serde::{Serialize, Serializer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -50,48 +49,6 @@ impl Interceptor for Authentication {
         request.metadata_mut().insert("authorization", self.0.clone());
         Ok(request)
     }
-}
-
-/// What a workspace uses, from its control group and file system; what is not known there is absent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct Usage {
-    /// Memory in use, in bytes.
-    pub memory_bytes: Option<u64>,
-    /// Its limit.
-    pub memory_limit_bytes: Option<u64>,
-    /// Processor time since the start.
-    #[serde(rename = "cpuMilliseconds", serialize_with = "milliseconds")]
-    pub cpu: Option<Duration>,
-    /// Processes and threads.
-    pub processes: Option<u64>,
-    /// Used bytes of the file system that holds the checkout.
-    pub disk_used_bytes: Option<u64>,
-    /// Its size.
-    pub disk_total_bytes: Option<u64>,
-}
-
-/// What goes on in a workspace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub struct AgentStatus {
-    /// The version of the agent.
-    pub version: String,
-    /// Commands that run now, detached ones included.
-    pub commands: u32,
-    /// Connections to ports that are open now.
-    pub connections: u32,
-    /// When something was last done.
-    pub last_activity: Timestamp,
-    /// When the agent began.
-    pub started: Timestamp,
-    /// How long nothing has been done. `None` while a command runs.
-    #[serde(rename = "idleMilliseconds", serialize_with = "milliseconds")]
-    pub idle: Option<Duration>,
-    /// What it uses.
-    pub usage: Usage,
 }
 
 /// A login for a repository, used for one call and kept nowhere.
@@ -277,14 +234,6 @@ impl AgentClient {
     ) -> Result<SetupSummary> {
         setup::set_up(self.calls.clone(), options, progress).await
     }
-}
-
-#[expect(clippy::ref_option, reason = "serde passes it so")]
-fn milliseconds<S: Serializer>(
-    duration: &Option<Duration>,
-    serializer: S,
-) -> std::result::Result<S::Ok, S::Error> {
-    duration.map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)).serialize(serializer)
 }
 
 fn agent_status(answer: StatusResponse) -> Result<AgentStatus> {

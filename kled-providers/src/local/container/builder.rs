@@ -159,6 +159,7 @@ fn capabilities(cpu: bool, memory: bool) -> Capabilities {
         },
         connect: false,
         copy: false,
+        agent: false,
         logs: true,
         // Docker keeps the last 256 events of all containers in memory, which is no record of a workspace.
         events: false,

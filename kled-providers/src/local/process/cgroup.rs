@@ -222,7 +222,6 @@ mod tests {
         let limits = Resources {
             memory: Some("64Mi".parse().unwrap()),
             cpu: Some("500m".parse().unwrap()),
-            disk: None,
             ..Resources::default()
         };
         let (group, conditions) = Group::create(&hierarchy, WorkspaceId::random(), &limits);

@@ -28,10 +28,10 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use kled_core::ports::SecretSource;
 use kled_core::provider::{
-    ByteReader, ByteStream, Capabilities, CommandCapabilities, ConnectRequest, CreateOptions, DeleteOptions,
-    Deletion, DownloadRequest, Enforcement, Event, EventsOptions, ExecRequest, ExecSession, Faults,
-    LimitCapabilities, ListOptions, LogLine, LogsOptions, Provider, SandboxCapabilities, StartOptions,
-    StatusOptions, StopOptions, UploadRequest,
+    AgentStatus, ByteReader, ByteStream, Capabilities, CommandCapabilities, ConnectRequest, CreateOptions,
+    DeleteOptions, Deletion, DownloadRequest, Enforcement, Event, EventsOptions, ExecRequest, ExecSession,
+    Faults, LimitCapabilities, ListOptions, LogLine, LogsOptions, Provider, SandboxCapabilities,
+    StartOptions, StatusOptions, StopOptions, UploadRequest,
 };
 use kled_core::workspace::{Decision, Isolation, Operation, Workspace, WorkspaceSpec};
 use kled_core::{Error, ProviderName, Result, WorkspaceName};
@@ -207,6 +207,7 @@ fn capabilities(hierarchy: &Hierarchy) -> Capabilities {
         },
         connect: true,
         copy: true,
+        agent: true,
         logs: true,
         events: true,
         idle_timeout: true,
@@ -293,6 +294,11 @@ impl Provider for ProcessProvider {
             Ok(Box::pin(archive) as ByteReader)
         };
         within(Operation::Download, name, request.timeout, download).await
+    }
+
+    async fn agent_status(&self, name: &WorkspaceName, options: StatusOptions) -> Result<AgentStatus> {
+        let ask = async { self.agent(Operation::AgentStatus, name).await?.status().await };
+        within(Operation::AgentStatus, name, options.timeout, ask).await
     }
 
     async fn workspace_logs(
