@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use kled_core::provider::conformance::{Case, Fixture, cases};
@@ -52,7 +53,8 @@ fn start() -> anyhow::Result<(Runtime, Arc<Pods>, Capabilities)> {
 }
 
 fn suite(fixture: &Arc<Pods>, capabilities: &Capabilities) -> Suite {
-    let mut suite = Suite::new("kubernetes");
+    // Some cases make a workspace for each step of a create.
+    let mut suite = Suite::new("kubernetes").deadline(Duration::from_secs(900));
     if let Some(threads) = NonZeroUsize::new(PARALLEL) {
         suite = suite.parallel(threads);
     }

@@ -14,8 +14,8 @@ use serde_json::json;
 
 use super::error::{from_kube, is_conflict, is_not_found};
 use super::forward::{self, Forward};
-use super::marks::{Change, FIELD_MANAGER, Marks, claim_name, object_name, pod_name, selector};
-use super::objects::{Companion, TOKEN};
+use super::marks::{Change, FIELD_MANAGER, Marks, claim_name, log_name, object_name, pod_name, selector};
+use super::objects::{Companion, LOG, TOKEN};
 use crate::agent::Token;
 
 /// The kinds of which a workspace may have objects besides the StatefulSet and its pod.
@@ -260,6 +260,13 @@ impl Cluster {
         let missing = || Error::new(ErrorKind::Internal, "the workspace's Secret has no token");
         let token = secret.data.and_then(|mut data| data.remove(TOKEN)).ok_or_else(missing)?;
         Token::new(String::from_utf8(token.0).map_err(|_| missing())?)
+    }
+
+    /// What is kept of the log; empty when nothing is.
+    pub(super) async fn kept_log(&self, name: &WorkspaceName) -> Result<String> {
+        let secret = self.api::<Secret>().get_opt(&log_name(name)).await.map_err(from_kube)?;
+        let log = secret.and_then(|secret| secret.data).and_then(|mut data| data.remove(LOG));
+        Ok(log.map(|log| String::from_utf8_lossy(&log.0).into_owned()).unwrap_or_default())
     }
 
     /// The token, if the Secret is there.

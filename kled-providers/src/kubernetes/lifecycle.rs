@@ -93,6 +93,7 @@ impl Context {
         let was_running = observation.has_pods();
         if was_running {
             self.faults.at(Operation::Stop, "scale").await?;
+            self.keep_log(&claimed).await;
             let only = Only { uid: claimed.uid(), version: None };
             let change = Change::default().stopped(Timestamp::now());
             self.cluster.change(name, only, &change, Some(0)).await?.ok_or_else(overtaken)?;

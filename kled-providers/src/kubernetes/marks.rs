@@ -64,6 +64,11 @@ pub(super) fn claim_name(name: &WorkspaceName) -> String {
     format!("workspace-data-{}", object_name(name))
 }
 
+/// The name of the Secret with the log of a stopped workspace.
+pub(super) fn log_name(name: &WorkspaceName) -> String {
+    format!("{}-log", object_name(name))
+}
+
 /// The selector of all objects of one workspace.
 pub(super) fn selector(name: &WorkspaceName) -> String {
     format!("{WORKSPACE}={name}")

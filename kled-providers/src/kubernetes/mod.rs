@@ -16,7 +16,8 @@
 //! # Limits
 //!
 //! - The image needs `git` for the checkout; any image will do for all else.
-//! - What detached commands wrote is the pod's log: it goes with the pod, at the latest when the workspace stops.
+//! - What detached commands wrote is the pod's log. A stop keeps its end (256 KiB); a pod that goes by itself, or is
+//!   stopped for being idle, takes it along.
 //! - Events are kept by the cluster for as long as it keeps events, an hour by default.
 
 mod builder;

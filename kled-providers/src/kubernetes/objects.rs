@@ -5,6 +5,7 @@
 //! | StatefulSet of one | `NAME` | claims the name, holds the spec, owns all else; 0 replicas are a stopped workspace |
 //! | PersistentVolumeClaim | `workspace-data-NAME` | the checkout, the home folder, what the agent remembers |
 //! | Secret | `NAME` | the token of the agent |
+//! | Secret | `NAME-log` | the end of the log, once it was stopped |
 //! | ServiceAccount | `NAME` | none of its rights is the workspace's; see [`role`] |
 //! | NetworkPolicy | `NAME` | nothing comes in; the cloud's metadata cannot be reached |
 //! | Role, RoleBinding | `NAME` | with an idle timeout or a time to live only |
@@ -18,7 +19,7 @@ use kled_core::{Error, ErrorKind, Result};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::marks::{Marks, WORKSPACE, claim_name, labels, object_name, pod_name};
+use super::marks::{Marks, WORKSPACE, claim_name, labels, log_name, object_name, pod_name};
 use super::settings::PodSettings;
 use crate::agent::Token;
 
@@ -45,6 +46,9 @@ const PROGRAMS: &str = "/kled";
 
 /// Between the request to end and the kill.
 pub(super) const GRACE_SECONDS: u64 = 30;
+
+/// The field of the log in the Secret.
+pub(super) const LOG: &str = "log";
 
 /// The field of the token in the Secret.
 pub(super) const TOKEN: &str = "token";
@@ -383,6 +387,16 @@ impl Blueprint<'_> {
             ],
         })
     }
+}
+
+/// What is kept of the log of a workspace that is stopped.
+pub(super) fn kept_log(marks: &Marks, uid: &str, log: &str) -> Companion {
+    let metadata = json!({
+        "name": log_name(&marks.name),
+        "labels": labels(&marks.name, &marks.spec),
+        "ownerReferences": owner(&object_name(&marks.name), uid),
+    });
+    Companion::new("v1", "Secret", metadata, json!({ "type": "kled.io/log", "stringData": { LOG: log } }))
 }
 
 /// An object that goes with the StatefulSet.

@@ -132,7 +132,7 @@ impl Observation {
     }
 
     /// True when the pod's sandbox is there, so that its ports can be asked for.
-    fn has_address(&self) -> bool {
+    pub(super) fn has_address(&self) -> bool {
         let status = self.pod.as_ref().and_then(|pod| pod.status.as_ref());
         self.pod_uid().is_some()
             && status.is_some_and(|status| {
