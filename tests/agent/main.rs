@@ -159,6 +159,7 @@ fn main() -> ExitCode {
             serve::takes_note_of_orphans_and_of_nothing_else,
         )
         .case("serve: a changed file is activity", serve::a_changed_file_is_activity)
+        .case("serve: hears a request to end from its start", serve::hears_a_request_to_end_from_its_start)
         .case("serve: ends everything in time", serve::ends_everything_in_time);
     let suite = suite.case("half an agent never takes its place", delivery::refuses_every_half);
     let suite = with_sidecar(suite);

@@ -102,3 +102,15 @@ pub(crate) async fn ends_everything_in_time() -> Result<()> {
     agent.program.line("ended: requested").await?;
     Ok(())
 }
+
+/// A pod may be deleted while it starts.
+pub(crate) async fn hears_a_request_to_end_from_its_start() -> Result<()> {
+    let program = program().await?;
+    for _ in 0..20 {
+        let mut agent = Agent::start(&program).await?;
+        agent.program.terminate()?;
+        let status = agent.program.ended().await?;
+        ensure!(status.success(), "it ended with {status}");
+    }
+    Ok(())
+}

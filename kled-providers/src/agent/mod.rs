@@ -31,4 +31,8 @@ mod transport;
 pub use client::{
     AgentClient, AgentStatus, CheckedOut, Credential, SetupOptions, SetupProgress, SetupSummary, Usage,
 };
+#[cfg(feature = "kubernetes")]
+pub(crate) use protocol::CHUNK;
 pub use token::Token;
+#[cfg(feature = "kubernetes")]
+pub(crate) use transport::CONNECTION_WINDOW;

@@ -8,57 +8,24 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
-use serde::{Deserialize, Serialize};
 
-/// A process that cannot be mistaken for a later one with the same number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct ProcessId {
-    /// The number, which the kernel uses again.
-    pub(crate) number: u32,
-    /// When it began, in clock ticks since boot (field 22 of `/proc/PID/stat`).
-    pub(crate) start_time: u64,
-}
-
-impl ProcessId {
-    /// This process.
-    pub(crate) fn own() -> Self {
-        let number = std::process::id();
-        Self::of(number).unwrap_or(Self { number, start_time: 0 })
-    }
-
-    /// The process that has this number now.
-    pub(crate) fn of(number: u32) -> Option<Self> {
-        stat(number).map(|stat| Self { number, start_time: stat.start_time })
-    }
-
-    /// True while it runs. A zombie has ended.
-    pub(crate) fn is_alive(self) -> bool {
-        stat(self.number).is_some_and(|stat| stat.start_time == self.start_time && !stat.ended)
-    }
-
-    /// Sends a signal if it is still the same process.
-    #[cfg(feature = "local")]
-    pub(crate) fn signal(self, signal: Signal) {
-        if self.is_alive() {
-            send(self.number, signal);
-        }
-    }
-}
-
-struct Stat {
+/// What `/proc/PID/stat` says of a process.
+pub(crate) struct Stat {
     parent: u32,
-    start_time: u64,
-    ended: bool,
+    /// When it began, in clock ticks since boot (field 22).
+    #[cfg(feature = "local")]
+    pub(crate) start_time: u64,
+    pub(crate) ended: bool,
 }
 
-fn stat(number: u32) -> Option<Stat> {
+pub(crate) fn stat(number: u32) -> Option<Stat> {
     let text = std::fs::read_to_string(format!("/proc/{number}/stat")).ok()?;
     // The name in parentheses may hold anything, so fields are counted from the last parenthesis.
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
     Some(Stat {
         ended: matches!(*fields.first()?, "Z" | "X"),
         parent: fields.get(1)?.parse().ok()?,
+        #[cfg(feature = "local")]
         start_time: fields.get(19)?.parse().ok()?,
     })
 }
@@ -75,12 +42,6 @@ pub(crate) fn send(number: u32, signal: Signal) {
         // A process that is gone meanwhile is what the signal was for.
         let _gone = rustix::process::kill_process(process, signal);
     }
-}
-
-/// The boot of this kernel, so that what a record says of another boot is not taken for now.
-#[cfg(feature = "local")]
-pub(crate) fn boot() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 /// Running processes that have `variable=value` in the environment they were started with.
@@ -179,29 +140,9 @@ pub(crate) async fn kill_all(limit: Duration, find: impl Fn() -> BTreeSet<u32>) 
     }
 }
 
-/// Waits until all of these have ended, at most for `limit`. Says whether they have.
-#[cfg(feature = "local")]
-pub(crate) async fn ended(limit: Duration, processes: &[ProcessId]) -> bool {
-    let deadline = tokio::time::Instant::now() + limit;
-    while processes.iter().any(|process| process.is_alive()) {
-        if tokio::time::Instant::now() >= deadline {
-            return false;
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    true
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn this_process_is_alive_and_a_reused_number_is_not() {
-        let own = ProcessId::own();
-        assert!(own.is_alive());
-        assert!(!ProcessId { start_time: own.start_time + 1, ..own }.is_alive());
-    }
 
     #[test]
     fn a_child_that_somebody_waits_for_is_no_orphan() {

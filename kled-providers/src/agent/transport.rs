@@ -13,20 +13,35 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::body::Body;
 use tower_service::Service;
 
-/// How much a sender may be ahead of a receiver: in one call, and in all calls of a connection.
+/// How much a sender may be ahead of a receiver: in one call, and in all calls of a connection. Drivers over a network
+/// hold as much beside the connection, see [`Heartbeat`].
 pub(super) const STREAM_WINDOW: u32 = 1 << 20;
-pub(super) const CONNECTION_WINDOW: u32 = 8 << 20;
+pub(crate) const CONNECTION_WINDOW: u32 = 4 << 20;
 
-/// How often each side asks whether the other is still there, and how long the answer may take.
-pub(super) const HEARTBEAT: Duration = Duration::from_secs(10);
-pub(super) const HEARTBEAT_LIMIT: Duration = Duration::from_secs(20);
+/// How often a driver asks whether the agent is still there, and how long the answer may take.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+const HEARTBEAT_LIMIT: Duration = Duration::from_secs(20);
+
+/// Whether a driver asks now and then whether the agent is still there.
+///
+/// An end that has to answer such a question and cannot write reads nothing more until it can (`h2` does so). Where
+/// both ends have much to say that is for ever, unless one of them takes in all that the other may send. So only those
+/// drivers ask whose stream holds at least [`CONNECTION_WINDOW`] in each direction, and agents never do: a local socket
+/// that ends is known to have ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heartbeat {
+    /// Never: the system itself tells the end of the stream.
+    None,
+    /// Every ten seconds.
+    Regular,
+}
 
 /// One connection, used by any number of calls at once.
 #[derive(Clone, Debug)]
 pub(super) struct Channel(SendRequest<Body>);
 
 /// Shakes hands on `stream`. The connection lives until it breaks or the last clone of the channel is dropped.
-pub(super) async fn connect<S>(stream: S) -> Result<Channel>
+pub(super) async fn connect<S>(stream: S, heartbeat: Heartbeat) -> Result<Channel>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -34,7 +49,7 @@ where
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .keep_alive_interval(HEARTBEAT)
+        .keep_alive_interval((heartbeat == Heartbeat::Regular).then_some(HEARTBEAT))
         .keep_alive_timeout(HEARTBEAT_LIMIT)
         .handshake(TokioIo::new(stream))
         .await

@@ -13,6 +13,7 @@ use kube::{Api, Resource};
 use serde_json::json;
 
 use super::error::{from_kube, is_conflict, is_not_found};
+use super::forward::{self, Forward};
 use super::marks::{Change, FIELD_MANAGER, Marks, claim_name, object_name, pod_name, selector};
 use super::objects::{Companion, TOKEN};
 use crate::agent::Token;
@@ -183,6 +184,12 @@ impl Cluster {
         merged.map(drop).map_err(|error| {
             from_kube(error).hint("check the setting pod-template-overrides against the PodTemplateSpec")
         })
+    }
+
+    /// Opens a port of a pod.
+    pub(super) async fn forward(&self, pod: &str, port: u16) -> Result<Forward> {
+        let pods = self.pods();
+        forward::open(&self.client, pods.resource_url(), pod, port).await
     }
 
     pub(super) async fn pod(&self, name: &WorkspaceName) -> Result<Option<Pod>> {

@@ -18,6 +18,7 @@ use super::credential::git_credential;
 use super::events::Reporter;
 use super::marks::{Change, LEASE, Marks, UnderWay};
 use super::objects::Blueprint;
+use super::reach::Reached;
 use super::watch::overtaken;
 use crate::agent::{AgentClient, SetupOptions, SetupProgress, Token};
 
@@ -109,13 +110,15 @@ impl Context {
         let uid = claimed.uid().to_owned();
         let built = self.unless_deleted(name, &uid, self.build(name, &claimed, reporter)).await;
         match built {
-            Ok(commit) => {
+            Ok((client, commit)) => {
                 self.unless_deleted(name, &uid, self.faults.at(Operation::Create, "ready")).await?;
                 let claimed = turn.end(Change::default().commit(&commit)).await?.ok_or_else(overtaken)?;
                 reporter.say("Started", "the workspace is running");
                 if claimed.is_deleting() {
                     return Err(overtaken());
                 }
+                // Whoever makes a workspace is about to use it.
+                self.agents.keep(name, Reached { marks: claimed.marks, client });
                 self.status(name).await
             }
             Err(error) => {
@@ -191,8 +194,13 @@ impl Context {
         Taken::Turn(Box::new(claimed), Box::new(turn))
     }
 
-    /// Brings a claimed workspace to where its files are there. Answers the commit.
-    async fn build(&self, name: &WorkspaceName, claimed: &Claimed, reporter: &Reporter) -> Result<String> {
+    /// Brings a claimed workspace to where its files are there. Answers its agent and the commit.
+    async fn build(
+        &self,
+        name: &WorkspaceName,
+        claimed: &Claimed,
+        reporter: &Reporter,
+    ) -> Result<(AgentClient, String)> {
         let (marks, uid) = (&claimed.marks, claimed.uid());
         self.faults.at(Operation::Create, "companions").await?;
         let credential = self.credential(marks);
@@ -209,7 +217,7 @@ impl Context {
         let commit = self.check_out(&client, marks, credential, reporter).await?;
         self.faults.at(Operation::Create, "set-up").await?;
         self.set_up(&client, Phase::Create, reporter).await?;
-        Ok(commit)
+        Ok((client, commit))
     }
 
     /// Carries out what the project asks for when its workspace is made or started.

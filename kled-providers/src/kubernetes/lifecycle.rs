@@ -11,6 +11,7 @@ use super::Context;
 use super::client::{Claimed, Only};
 use super::events::Reporter;
 use super::marks::Change;
+use super::reach::Reached;
 use super::status::Observation;
 use super::watch::overtaken;
 
@@ -57,14 +58,13 @@ impl Context {
             self.cluster.end_pod(name, 0).await?;
         }
         let only = Only { uid, version: None };
-        self.cluster
-            .change(name, only, &Change::default().started(), Some(1))
-            .await?
-            .ok_or_else(overtaken)?;
+        let change = Change::default().started();
+        let marks = self.cluster.change(name, only, &change, Some(1)).await?.ok_or_else(overtaken)?.marks;
         self.faults.at(Operation::Start, "agent").await?;
         let token = self.cluster.token(name).await?;
         let client = self.until_reachable(name, uid, &token).await?;
         self.set_up(&client, Phase::Start, reporter).await?;
+        self.agents.keep(name, Reached { marks, client });
         reporter.say("Started", "the workspace is running");
         self.status(name).await
     }

@@ -26,6 +26,7 @@ mod credential;
 mod delete;
 mod error;
 mod events;
+mod forward;
 mod lifecycle;
 mod logs;
 mod marks;

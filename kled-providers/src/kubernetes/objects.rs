@@ -217,7 +217,7 @@ impl Blueprint<'_> {
             variable("KLED_WORKSPACE", self.marks.name.as_str()),
             variable("KLED_WORKSPACE_ID", &self.marks.id.to_string()),
             variable("KLED_AGENT_WORKING_DIRECTORY", &working_directory),
-            variable("KLED_AGENT_GRACE_SECONDS", &(GRACE_SECONDS - 5).to_string()),
+            variable("KLED_AGENT_GRACE_SECONDS", &(GRACE_SECONDS - 10).to_string()),
         ]);
         if self.settings.build_kit_image.is_some() {
             environment.push(variable("BUILDKIT_HOST", "unix:///run/buildkit/buildkitd.sock"));
@@ -365,6 +365,7 @@ impl Blueprint<'_> {
         let pod = pod_name(&self.marks.name);
         json!([
             { "apiGroups": ["apps"], "resources": ["statefulsets"], "resourceNames": [self.name()], "verbs": ["get", "patch", "delete"] },
+            { "apiGroups": [""], "resources": ["pods"], "resourceNames": [pod], "verbs": ["get"] },
             { "apiGroups": [""], "resources": ["pods/status"], "resourceNames": [pod], "verbs": ["patch"] },
         ])
     }

@@ -46,7 +46,7 @@ impl Agents {
         agents.get(name).cloned()
     }
 
-    fn keep(&self, name: &WorkspaceName, reached: Reached) {
+    pub(super) fn keep(&self, name: &WorkspaceName, reached: Reached) {
         let mut agents = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if agents.len() >= AGENTS_MAX {
             agents.retain(|_, reached| !reached.client.is_closed());
@@ -69,26 +69,21 @@ impl Context {
         name: &WorkspaceName,
         token: &Token,
     ) -> Result<(AgentClient, Answer)> {
-        let mut forward =
-            self.cluster.pods().portforward(&pod_name(name), &[AGENT_PORT]).await.map_err(from_kube)?;
-        let silent = || Error::new(ErrorKind::Unavailable, "the agent of the workspace does not answer");
-        let stream = forward.take_stream(AGENT_PORT).ok_or_else(silent)?;
-        let refused = forward.take_error(AGENT_PORT);
-        let client = AgentClient::connect(stream, token).await?;
+        let forward = self.cluster.forward(&pod_name(name), AGENT_PORT).await?;
+        let client = AgentClient::connect_far(forward.stream, token).await?;
         let refused = async {
-            let said = match refused {
-                Some(refused) => refused.await,
-                None => None,
-            };
-            match said {
+            match forward.refused.await {
                 // The first line says it; the rest repeats it.
-                Some(said) => said.lines().next().unwrap_or_default().to_owned(),
-                None => std::future::pending().await,
+                Ok(said) => said.lines().next().unwrap_or_default().to_owned(),
+                Err(_) => std::future::pending().await,
             }
         };
         tokio::select! {
             status = client.status() => Ok((client.clone(), Answer::Up { started: status?.started })),
-            why = refused => Err(silent().because(std::io::Error::other(why))),
+            why = refused => {
+                let silent = Error::new(ErrorKind::Unavailable, "the agent of the workspace does not answer");
+                Err(silent.because(std::io::Error::other(why)))
+            }
         }
     }
 

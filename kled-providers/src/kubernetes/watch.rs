@@ -182,18 +182,17 @@ impl Context {
         uid: &str,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let mut watch = Watch::new(self, name);
+        let sets = watch_object(self.cluster.sets(), &object_name(name));
+        let deleted = self.until(sets, |set: &Option<StatefulSet>| {
+            set.as_ref().is_none_or(|set| {
+                set.metadata.uid.as_deref() != Some(uid) || set.metadata.deletion_timestamp.is_some()
+            })
+        });
         let deleted = async {
-            loop {
+            match deleted.await {
+                Ok(_) => overtaken(),
                 // What cannot be watched just now is the work's to find out.
-                if watch.next().await.is_err() {
-                    return std::future::pending().await;
-                }
-                if let Err(error) = watch.still(uid)
-                    && error.kind() == ErrorKind::Cancelled
-                {
-                    return error;
-                }
+                Err(_) => std::future::pending().await,
             }
         };
         tokio::select! {

@@ -17,6 +17,7 @@ mod builder;
 pub mod container;
 mod engine;
 mod process;
+mod process_id;
 
 use async_trait::async_trait;
 use futures::StreamExt;

@@ -26,7 +26,7 @@ use super::Token;
 use super::protocol::messages::agent_client::AgentClient as Calls;
 use super::protocol::messages::{self, ShutdownRequest, StatusRequest, StatusResponse, WatchRequest};
 use super::protocol::{broken_protocol, error_of};
-use super::transport::{self, Channel};
+use super::transport::{self, Channel, Heartbeat};
 
 /// Drives one workspace over one connection, which any number of calls share. Cloning is cheap.
 #[derive(Clone, Debug)]
@@ -121,11 +121,27 @@ impl AgentClient {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        Self::over(stream, token, Heartbeat::None).await
+    }
+
+    /// The same over a stream that holds at least `CONNECTION_WINDOW` in each direction, whose end nobody tells.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) async fn connect_far<S>(stream: S, token: &Token) -> Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        Self::over(stream, token, Heartbeat::Regular).await
+    }
+
+    async fn over<S>(stream: S, token: &Token, heartbeat: Heartbeat) -> Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let value = format!("Bearer {}", token.expose()).parse::<MetadataValue<Ascii>>();
         let mut value =
             value.map_err(|_| Error::new(ErrorKind::InvalidInput, "malformed token of a workspace"))?;
         value.set_sensitive(true);
-        let channel = transport::connect(stream).await?;
+        let channel = transport::connect(stream, heartbeat).await?;
         let service = InterceptedService::new(channel.clone(), Authentication(value));
         let origin = http::Uri::from_static("http://kled.agent");
         Ok(Self { calls: Calls::with_origin(service, origin), channel })

@@ -61,11 +61,12 @@ mod tests {
     use tonic_health::pb::health_client::HealthClient;
 
     use super::*;
-    use crate::agent::transport;
+    use crate::agent::transport::{self, Heartbeat};
 
     /// As the kubelet's probe does: without a token, for the process or for a service.
     async fn ask(address: std::net::SocketAddr, service: &str) -> Result<i32, tonic::Code> {
-        let channel = transport::connect(TcpStream::connect(address).await.unwrap()).await.unwrap();
+        let channel =
+            transport::connect(TcpStream::connect(address).await.unwrap(), Heartbeat::None).await.unwrap();
         let mut client = HealthClient::with_origin(channel, http::Uri::from_static("http://kled.agent"));
         let request = HealthCheckRequest { service: service.to_owned() };
         client.check(request).await.map(|answer| answer.into_inner().status).map_err(|status| status.code())

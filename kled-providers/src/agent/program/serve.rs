@@ -7,6 +7,7 @@ use std::sync::Arc;
 use kled_core::provider::Variables;
 use kled_core::{Error, ErrorKind, Result};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tonic_health::ServingStatus;
 
 use super::environment::{self, Surroundings};
@@ -82,6 +83,8 @@ fn adopt_orphans() -> Result<()> {
 }
 
 async fn run(settings: Settings, token: Token, environment: Variables) -> Result<()> {
+    let deaf = |cause| Error::new(ErrorKind::Internal, "signals cannot be heard").because(cause);
+    let terminate = signal(SignalKind::terminate()).map_err(deaf)?;
     let listener = listen(settings.listen).await?;
     // The port may have been left to the machine.
     let address = listener.local_addr().unwrap_or(settings.listen);
@@ -102,7 +105,7 @@ async fn run(settings: Settings, token: Token, environment: Variables) -> Result
     let health = health::serve(health_listener);
     health.set_service_status(SERVICE, ServingStatus::Serving).await;
     agent.log(format!("serving workspace {} on {}", settings.name, address));
-    let ended = agent.run(listener, settings.grace).await;
+    let ended = agent.run_until(terminate, listener, settings.grace).await;
     for service in ["", SERVICE] {
         health.set_service_status(service, ServingStatus::NotServing).await;
     }
@@ -110,8 +113,7 @@ async fn run(settings: Settings, token: Token, environment: Variables) -> Result
     let limit = settings.cache_bytes;
     let shrink = move |state: &Path| cleanup::shrink_cache(state, limit).map(drop);
     clean_up(&agent, "the cache cannot be made smaller", &settings.state, shrink).await;
-    let reason =
-        ended.map_err(|cause| Error::new(ErrorKind::Internal, "signals cannot be heard").because(cause))?;
+    let reason = ended.map_err(deaf)?;
     agent.log(format!("ended: {reason}"));
     Ok(())
 }

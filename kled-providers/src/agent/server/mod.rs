@@ -27,7 +27,7 @@ use kled_core::provider::{LogLine, LogStream, Variables};
 use kled_core::workspace::StopReason;
 use kled_core::{Error, ErrorKind, WorkspaceId};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::net::Listener;
 use tonic::{Request, Status};
@@ -38,7 +38,7 @@ pub use self::setup::read_setup;
 use super::Token;
 use super::protocol::messages::agent_server::AgentServer;
 use super::protocol::status_of;
-use super::transport::{CONNECTION_WINDOW, HEARTBEAT, HEARTBEAT_LIMIT, STREAM_WINDOW};
+use super::transport::{CONNECTION_WINDOW, STREAM_WINDOW};
 
 /// How many connections are served at once; more wait in the socket's queue.
 const CONNECTIONS_MAX: usize = 256;
@@ -122,8 +122,6 @@ impl Agent {
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .keep_alive_interval(HEARTBEAT)
-            .keep_alive_timeout(HEARTBEAT_LIMIT)
             .max_concurrent_streams(CALLS_MAX)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(calls));
         let mut connection = std::pin::pin!(connection);
@@ -142,12 +140,27 @@ impl Agent {
     ///
     /// # Errors
     /// When the signals of the process cannot be heard.
-    pub async fn run<L>(&self, mut listener: L, grace: Duration) -> io::Result<StopReason>
+    pub async fn run<L>(&self, listener: L, grace: Duration) -> io::Result<StopReason>
     where
         L: Listener,
         L::Io: Send + Unpin + 'static,
     {
-        let mut terminate = signal(SignalKind::terminate())?;
+        let terminate = signal(SignalKind::terminate())?;
+        self.run_until(terminate, listener, grace).await
+    }
+
+    /// As [`run`](Self::run), for a caller that has listened for the signal from its own start: the first process of a
+    /// container does not hear one that came before.
+    pub(crate) async fn run_until<L>(
+        &self,
+        mut terminate: Signal,
+        mut listener: L,
+        grace: Duration,
+    ) -> io::Result<StopReason>
+    where
+        L: Listener,
+        L::Io: Send + Unpin + 'static,
+    {
         let mut child_ended = signal(SignalKind::child())?;
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let mut changes = std::pin::pin!(self.follow_changes());

@@ -187,7 +187,7 @@ fn observe(folder: &Folder) -> Result<Option<(Record, Observed)>> {
     let Some(record) = read_json::<Record>(&folder.record())? else { return Ok(None) };
     let run = read_json(&folder.run_record())?;
     let stop = read_json(&folder.stop_record())?;
-    Ok(Some((record, Observed { operation, supervised, run, stop, boot: crate::agent::proc::boot() })))
+    Ok(Some((record, Observed { operation, supervised, run, stop, boot: crate::local::process_id::boot() })))
 }
 
 fn capabilities(hierarchy: &Hierarchy) -> Capabilities {

@@ -5,7 +5,7 @@ use kled_core::workspace::{Checkout, Condition, StopReason, Workspace, Workspace
 use kled_core::{Failure, ProviderName, WorkspaceId, WorkspaceName};
 use serde::{Deserialize, Serialize};
 
-use crate::agent::proc::ProcessId;
+use crate::local::process_id::ProcessId;
 
 /// `record.json`: what was asked for and how far creation came.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

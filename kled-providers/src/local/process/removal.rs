@@ -10,7 +10,8 @@ use super::layout::{Folder, Lock, Root, blocking, create_private, file_error, re
 use super::record::Record;
 use super::serve::WORKSPACE_ID;
 use crate::agent::checkout::end_left_behind;
-use crate::agent::proc::{self, ProcessId};
+use crate::agent::proc;
+use crate::local::process_id::{self, ProcessId};
 
 /// How long killed processes may take to end, and their files to be closed.
 const KILL_LIMIT: Duration = Duration::from_secs(20);
@@ -98,7 +99,7 @@ pub(crate) async fn end_run(folder: &Folder, id: WorkspaceId, hierarchy: &Hierar
     let removed = Group::of(hierarchy, id).remove().await;
     let id = id.to_string();
     let killed = proc::kill_all(KILL_LIMIT, || proc::with_variable(WORKSPACE_ID, &id)).await;
-    if killed && proc::ended(KILL_LIMIT, &running).await {
+    if killed && process_id::ended(KILL_LIMIT, &running).await {
         return Ok(removed);
     }
     Err(Error::timeout("kill", KILL_LIMIT)

@@ -26,7 +26,8 @@ use super::record::{Run, Stop};
 use super::removal;
 use super::serve::{CONFIGURATION, Configuration, Report};
 use super::socket;
-use crate::agent::proc::{self, ProcessId};
+use crate::agent::proc;
+use crate::local::process_id::{self, ProcessId};
 
 /// A look at the lock by somebody else takes it for a moment; the wait for such looks to pass.
 const LOCK_LIMIT: Duration = Duration::from_secs(2);
@@ -214,7 +215,7 @@ impl Supervisor {
 
     /// Records the run, then forgets how the one before ended, then says so.
     fn become_ready(&self, conditions: Vec<Condition>) -> Result<()> {
-        let run = Run { supervisor: self.id, boot: proc::boot(), since: Timestamp::now(), conditions };
+        let run = Run { supervisor: self.id, boot: process_id::boot(), since: Timestamp::now(), conditions };
         write_json(&self.folder.run_record(), &run)?;
         remove_file(&self.folder.stop_record())?;
         self.note("started".into());
