@@ -462,6 +462,8 @@ async fn told_by_status_and_list() -> Result<()> {
     let healthy = scene::provider(&pods).await?;
     let name = scene::name("told")?;
     let made = scene::made(&pods, &healthy, &name).await?;
+    // Who may not ask the agent is told what the kubelet says.
+    crate::objects::is_ready(&pods, &name).await?;
     for (what, is_list) in [("status", false), ("list", true)] {
         let broken = Broken::new(&pods).await?;
         read(&broken, is_list, &name, TAKES).await?;

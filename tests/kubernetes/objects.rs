@@ -120,7 +120,7 @@ async fn are_marked(pods: Arc<Pods>) -> Result<()> {
     scene::end(&pods, &provider, &name).await
 }
 
-async fn is_ready(pods: &Pods, name: &WorkspaceName) -> Result<()> {
+pub(crate) async fn is_ready(pods: &Pods, name: &WorkspaceName) -> Result<()> {
     let pod = format!("{name}-0");
     wait::until(Duration::from_secs(30), "the pod to be shown as ready", async || {
         let get = ["--namespace", pods.namespace(), "get", "pod", &pod, "--no-headers"];
