@@ -125,6 +125,14 @@ impl Pods {
     /// # Errors
     /// When the cluster cannot be asked.
     pub async fn left(&self, name: &WorkspaceName) -> Result<Vec<String>> {
+        self.left_in(&self.namespace, name).await
+    }
+
+    /// Objects that are left of a workspace of another namespace.
+    ///
+    /// # Errors
+    /// When the cluster cannot be asked.
+    pub async fn left_in(&self, namespace: &str, name: &WorkspaceName) -> Result<Vec<String>> {
         let parameters = ListParams::default().labels(&format!("kled.io/workspace={name}"));
         let mut left = Vec::new();
         for (group, version, kind) in KINDS {
@@ -133,8 +141,7 @@ impl Pods {
                 "NetworkPolicy" => ApiResource::from_gvk_with_plural(&kind_of, "networkpolicies"),
                 _ => ApiResource::from_gvk(&kind_of),
             };
-            let api: Api<DynamicObject> =
-                Api::namespaced_with(self.cluster.client(), &self.namespace, &resource);
+            let api: Api<DynamicObject> = Api::namespaced_with(self.cluster.client(), namespace, &resource);
             let found = api.list(&parameters).await.with_context(|| format!("list {kind}"))?;
             left.extend(found.items.iter().map(|object| format!("{kind} {}", object.name_any())));
         }

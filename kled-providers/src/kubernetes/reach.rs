@@ -158,30 +158,38 @@ impl Context {
         self.faults.at(Operation::Status, "read").await?;
         let mut observation = self.observed(name).await?;
         if observation.has_address() {
-            observation.agent = Some(self.ping(name).await);
+            observation.agent = self.ping(name).await?;
         }
         Ok(self.workspace(&observation))
     }
 
-    /// Whether the agent answers now: what the kubelet last said may be old.
-    async fn ping(&self, name: &WorkspaceName) -> Answer {
-        let ask = async {
-            if let Some(reached) = self.agents.get(name)
-                && let Ok(status) = reached.client.status().await
-            {
-                return Ok(Answer::Up { started: status.started });
-            }
-            let token = self.cluster.token(name).await?;
-            self.connect_agent(name, &token).await.map(|(_, answer)| answer)
+    /// Whether the agent answers now: what the kubelet last said may be old. `None` when the caller may not ask it.
+    async fn ping(&self, name: &WorkspaceName) -> Result<Option<Answer>> {
+        let known = async {
+            let status = self.agents.get(name)?.client.status().await.ok()?;
+            Some(Answer::Up { started: status.started })
         };
-        match tokio::time::timeout(PING_LIMIT, ask).await {
-            Ok(Ok(answer)) => answer,
+        if let Ok(Some(answer)) = tokio::time::timeout(PING_LIMIT, known).await {
+            return Ok(Some(answer));
+        }
+        // That the API server does not give the token says nothing of the agent.
+        let token = match self.cluster.token(name).await {
+            Ok(token) => token,
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Ok(Some(Answer::Silent(error.message().to_owned())));
+            }
+            Err(error) => return Err(error),
+        };
+        let answer = match tokio::time::timeout(PING_LIMIT, self.connect_agent(name, &token)).await {
+            Ok(Ok((_, answer))) => answer,
             Ok(Err(error)) => {
                 let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
                 Answer::Silent(format!("{}{}", error.message(), cause.unwrap_or_default()))
             }
             Err(_) => Answer::Silent("it did not in time".into()),
-        }
+        };
+        Ok(Some(answer))
     }
 
     pub(super) async fn list(&self, options: &ListOptions) -> Result<Vec<Result<Workspace>>> {

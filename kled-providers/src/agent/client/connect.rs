@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use futures::StreamExt;
 use kled_core::Result;
 use kled_core::provider::ByteStream;
@@ -23,11 +24,11 @@ use crate::agent::protocol::{broken_protocol, error_of, lost};
 const QUEUE: usize = 8;
 
 pub(super) async fn connect(mut client: Client, port: u16) -> Result<ByteStream> {
-    let (sender, receiver) = mpsc::channel::<ConnectRequest>(QUEUE);
+    let (sender, receiver) = mpsc::channel::<Bytes>(QUEUE);
     let say = |said| ConnectRequest { message: Some(said) };
-    // There is room for it.
-    let _queued = sender.try_send(say(Said::Start(port.into())));
-    let answers = client.connect(ReceiverStream::new(receiver)).await.map_err(|status| error_of(&status))?;
+    let start = futures::stream::iter([say(Said::Start(port.into()))]);
+    let said = start.chain(ReceiverStream::new(receiver).map(move |bytes| say(Said::Chunk(bytes))));
+    let answers = client.connect(said).await.map_err(|status| error_of(&status))?;
     let mut answers = answers.into_inner();
     match answers.message().await.map_err(|status| error_of(&status))?.ok_or_else(lost)?.message {
         Some(Answer::Connected(_)) => {}
@@ -38,9 +39,8 @@ pub(super) async fn connect(mut client: Client, port: u16) -> Result<ByteStream>
         Ok(_) => Err(io::Error::other(broken_protocol())),
         Err(status) => Err(io::Error::new(io::ErrorKind::ConnectionReset, error_of(&status))),
     });
-    let sink = futures::SinkExt::with(PollSender::new(sender), move |bytes| {
-        std::future::ready(Ok::<_, tokio_util::sync::PollSendError<ConnectRequest>>(say(Said::Chunk(bytes))))
-    });
+    // Sends what is written at once: programs do not flush what they take for a socket.
+    let sink = PollSender::new(sender);
     let sink = futures::SinkExt::sink_map_err(sink, |_| io::Error::from(io::ErrorKind::BrokenPipe));
     Ok(Box::pin(Joined {
         reader: Box::pin(StreamReader::new(chunks)),
