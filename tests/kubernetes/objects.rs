@@ -369,7 +369,9 @@ async fn is_kept_apart(pods: Arc<Pods>) -> Result<()> {
     add.args(["address", "replace", &format!("{METADATA}/32"), "dev", "lo"]);
     tokio::task::spawn_blocking(|| process::run(add)).await?.context("give the node the address")?;
     let mut listen = tokio::process::Command::from(node.command("busybox")?);
-    listen.args(["nc", "-lk", "-s", METADATA, "-p", &PORT.to_string(), "-e", "true"]).kill_on_drop(true);
+    let nothing = tempfile::tempdir()?;
+    listen.args(["httpd", "-f", "-p", &format!("{METADATA}:{PORT}"), "-h"]).arg(nothing.path());
+    listen.kill_on_drop(true);
     let mut listening = listen.spawn()?;
     wait::until(scene::BACK, "the metadata to be reached without a policy", async || {
         ensure!(reaches(&provider, &server, METADATA, PORT).await?, "it is not reached without a policy");

@@ -28,6 +28,9 @@ const COMPANIONS: [(&str, &str); 6] = [
     ("rbac.authorization.k8s.io/v1", "Role"),
 ];
 
+/// How often a change that another one came before is tried. Others change a StatefulSet seldom.
+const CONFLICTS_MAX: u32 = 3;
+
 /// One namespace of a cluster.
 #[derive(Clone)]
 pub(super) struct Cluster {
@@ -165,11 +168,28 @@ impl Cluster {
             patch["spec"] = json!({ "replicas": replicas });
         }
         let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
-        match self.sets().patch(&object_name(name), &parameters, &Patch::Merge(&patch)).await {
-            Ok(set) => self.read(name, set),
-            Err(error) if is_conflict(&error) || is_not_found(&error) => Ok(None),
-            Err(error) => Err(from_kube(error)),
+        let mut tries = CONFLICTS_MAX;
+        loop {
+            tries -= 1;
+            match self.sets().patch(&object_name(name), &parameters, &Patch::Merge(&patch)).await {
+                Ok(set) => return self.read(name, set),
+                Err(error) if is_not_found(&error) => return Ok(None),
+                Err(error) if is_conflict(&error) => {
+                    if only.version.is_some() || !self.is_still(name, only.uid).await? {
+                        return Ok(None);
+                    }
+                    if tries == 0 {
+                        return Err(from_kube(error));
+                    }
+                }
+                Err(error) => return Err(from_kube(error)),
+            }
         }
+    }
+
+    /// Whether the StatefulSet is the one of this identity: a conflict alone does not say so.
+    async fn is_still(&self, name: &WorkspaceName, uid: &str) -> Result<bool> {
+        Ok(self.claimed(name).await?.is_some_and(|claimed| claimed.uid() == uid))
     }
 
     /// Lets Kubernetes merge something into the pod template.
@@ -214,10 +234,23 @@ impl Cluster {
         let uid = Some(claimed.uid().to_owned());
         let parameters =
             DeleteParams::foreground().preconditions(Preconditions { uid, resource_version: None });
-        match self.sets().delete(&object_name(&claimed.marks.name), &parameters).await {
-            Ok(_) => Ok(true),
-            Err(error) if is_not_found(&error) || is_conflict(&error) => Ok(false),
-            Err(error) => Err(from_kube(error)),
+        let name = &claimed.marks.name;
+        let mut tries = CONFLICTS_MAX;
+        loop {
+            tries -= 1;
+            match self.sets().delete(&object_name(name), &parameters).await {
+                Ok(_) => return Ok(true),
+                Err(error) if is_not_found(&error) => return Ok(false),
+                Err(error) if is_conflict(&error) => {
+                    if !self.is_still(name, claimed.uid()).await? {
+                        return Ok(false);
+                    }
+                    if tries == 0 {
+                        return Err(from_kube(error));
+                    }
+                }
+                Err(error) => return Err(from_kube(error)),
+            }
         }
     }
 
