@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use kled_core::WorkspaceId;
 use kled_core::provider::ProviderExt as _;
+use kled_providers::agent::Token;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
@@ -60,7 +61,7 @@ fn memory(what: &str, id: &WorkspaceId) -> Result<()> {
 async fn start(program: &Path) -> Result<Duration> {
     let folder = tempfile::tempdir()?;
     let token = folder.path().join("token");
-    std::fs::write(&token, "a-token-of-the-benchmark-with-some-length")?;
+    std::fs::write(&token, Token::random().expose())?;
     let mut command = Command::new(program);
     command.arg("serve").env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
     command.env("KLED_WORKSPACE", "bench").env("KLED_WORKSPACE_ID", "6f2ad1a5-9a63-4f4d-a4f6-7c3f5f1f4d11");
