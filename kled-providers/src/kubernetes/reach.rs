@@ -157,7 +157,7 @@ impl Context {
     pub(super) async fn status(&self, name: &WorkspaceName) -> Result<Workspace> {
         self.faults.at(Operation::Status, "read").await?;
         let mut observation = self.observed(name).await?;
-        if observation.has_address() {
+        if observation.has_node() {
             observation.agent = self.ping(name).await?;
         }
         Ok(self.workspace(&observation))

@@ -19,8 +19,11 @@ use super::marks::{Marks, claim_name, object_name, pod_name};
 use super::status::{Observation, Obstacle};
 use crate::agent::{AgentClient, Token};
 
-/// Between two attempts to reach an agent whose pod has an address.
+/// Between two attempts to reach an agent whose pod has a node.
 const ATTEMPT: Duration = Duration::from_millis(100);
+
+/// How long an attempt may take until the next one is worth more.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Warnings that are kept.
 const EVENTS_MAX: usize = 64;
@@ -131,16 +134,11 @@ impl Observation {
         self.set.metadata.uid.as_deref() == Some(uid) && !self.is_deleting()
     }
 
-    /// True when the pod's sandbox is there, so that its ports can be asked for.
-    pub(super) fn has_address(&self) -> bool {
-        let status = self.pod.as_ref().and_then(|pod| pod.status.as_ref());
-        self.pod_uid().is_some()
-            && status.is_some_and(|status| {
-                let ready = status.conditions.iter().flatten().any(|condition| {
-                    condition.type_ == "PodReadyToStartContainers" && condition.status == "True"
-                });
-                status.pod_ip.is_some() || ready
-            })
+    /// True when a node has the pod, so that its ports can be asked for. That the pod has an address by now is told by the
+    /// kubelet up to a second after the agent listens.
+    pub(super) fn has_node(&self) -> bool {
+        let spec = self.pod.as_ref().and_then(|pod| pod.spec.as_ref());
+        self.pod_uid().is_some() && spec.is_some_and(|spec| spec.node_name.is_some())
     }
 }
 
@@ -210,6 +208,8 @@ impl Context {
     ) -> Result<AgentClient> {
         let mut watch = Watch::new(self, name);
         let mut patience = Patience::default();
+        let mut attempts = std::pin::pin!(self.attempts(name, token));
+        let mut has_node = false;
         loop {
             if let Some(observation) = watch.still(uid)? {
                 if !observation.has_pods() {
@@ -219,28 +219,37 @@ impl Context {
                 if let Some(obstacle) = patience.exhausted(observation.obstacle(), unschedulable) {
                     return Err(obstacle.error());
                 }
-                if observation.has_address() {
-                    match self.connect_agent(name, token).await {
-                        Ok((client, _)) => return Ok(client),
-                        // Not listening yet, as the kubelet, the API server or the connection tells it.
-                        Err(error)
-                            if matches!(
-                                error.kind(),
-                                ErrorKind::Unavailable
-                                    | ErrorKind::NotFound
-                                    | ErrorKind::InvalidInput
-                                    | ErrorKind::Internal
-                            ) =>
-                        {
-                            tracing::trace!(workspace = %name, %error, "the agent does not answer yet");
-                        }
-                        Err(error) => return Err(error),
-                    }
-                }
+                has_node = observation.has_node();
             }
             tokio::select! {
                 changed = watch.next() => changed?,
+                client = &mut attempts, if has_node => return client,
                 () = tokio::time::sleep(ATTEMPT) => {}
+            }
+        }
+    }
+
+    /// Tries to reach the agent until it answers.
+    async fn attempts(&self, name: &WorkspaceName, token: &Token) -> Result<AgentClient> {
+        loop {
+            let attempt = tokio::time::timeout(ATTEMPT_LIMIT, self.connect_agent(name, token)).await;
+            match attempt.unwrap_or_else(|_| Err(Error::timeout("connect", ATTEMPT_LIMIT))) {
+                Ok((client, _)) => return Ok(client),
+                // Not listening yet, as the kubelet, the API server or the connection tells it.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::Unavailable
+                            | ErrorKind::NotFound
+                            | ErrorKind::InvalidInput
+                            | ErrorKind::Internal
+                            | ErrorKind::Timeout
+                    ) =>
+                {
+                    tracing::trace!(workspace = %name, %error, "the agent does not answer yet");
+                    tokio::time::sleep(ATTEMPT).await;
+                }
+                Err(error) => return Err(error),
             }
         }
     }
