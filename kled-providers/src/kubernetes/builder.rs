@@ -16,6 +16,7 @@ use kled_core::{Error, ErrorKind, ProviderName, Quantity, Result};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
 use super::client::Cluster;
+use super::connection;
 use super::reach::Agents;
 use super::settings::{AccessMode, Personal, PodSettings};
 use super::{Context, KubernetesProvider};
@@ -382,7 +383,7 @@ async fn connect(
     };
     config.connect_timeout = Some(CONNECT_LIMIT);
     let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
-    let client = kube::Client::try_from(config).map_err(|cause| unusable(cause.into()))?;
+    let client = connection::client(config).map_err(|cause| unusable(cause.into()))?;
     Ok((client, namespace))
 }
 

@@ -22,6 +22,7 @@
 
 mod builder;
 mod client;
+mod connection;
 mod create;
 mod credential;
 mod delete;

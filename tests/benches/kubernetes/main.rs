@@ -30,6 +30,7 @@ use kled_cli::{Runner, Supervisor};
 use kled_core::WorkspaceName;
 use kled_providers::kubernetes::KubernetesProvider;
 use kled_tests::cluster::Cluster;
+use kled_tests::image::WORKSPACE;
 use kled_tests::kubernetes::Pods;
 use kled_tests::programs;
 use tempfile::TempDir;
@@ -91,7 +92,10 @@ struct Bench {
 impl Bench {
     async fn new() -> Result<Self> {
         let pods = Pods::shared().await?;
-        let provider = pods.builder().build().await?;
+        // The provider's own client, not that of the tests.
+        let provider = KubernetesProvider::builder().kubeconfig(pods.cluster().kubeconfig());
+        let provider = provider.namespace(pods.namespace()).default_image(WORKSPACE);
+        let provider = provider.image_pull_policy("Never").build().await?;
         let kubectl = programs::find("kubectl").context("no program kubectl")?;
         let kled = match std::env::var_os("KLED_BENCH_PROGRAM") {
             Some(program) => (program.into(), None),
