@@ -108,7 +108,7 @@ impl Pods {
     #[must_use]
     pub fn builder(&self) -> KubernetesProviderBuilder {
         KubernetesProvider::builder()
-            .client(self.cluster.client())
+            .kubeconfig(self.cluster.kubeconfig())
             .namespace(&self.namespace)
             .default_image(WORKSPACE)
             .image_pull_policy("Never")

@@ -15,6 +15,7 @@ use kube::api::ListParams;
 use super::Context;
 use super::client::Claimed;
 use super::error::from_kube;
+use super::forward::Forward;
 use super::marks::{COMPONENT, MANAGED_BY, Marks, pod_name};
 use super::objects::{AGENT_PORT, CHECKOUT};
 use super::status::{Answer, Observation};
@@ -70,21 +71,7 @@ impl Context {
         token: &Token,
     ) -> Result<(AgentClient, Answer)> {
         let forward = self.cluster.forward(&pod_name(name), AGENT_PORT).await?;
-        let client = AgentClient::connect_far(forward.stream, token).await?;
-        let refused = async {
-            match forward.refused.await {
-                // The first line says it; the rest repeats it.
-                Ok(said) => said.lines().next().unwrap_or_default().to_owned(),
-                Err(_) => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            status = client.status() => Ok((client.clone(), Answer::Up { started: status?.started })),
-            why = refused => {
-                let silent = Error::new(ErrorKind::Unavailable, "the agent of the workspace does not answer");
-                Err(silent.because(std::io::Error::other(why)))
-            }
-        }
+        shake_hands(forward, token).await
     }
 
     /// The agent of a workspace that `operation` can reach.
@@ -94,10 +81,12 @@ impl Context {
             return Ok(reached);
         }
         let agent = async {
-            let token = self.cluster.token(name).await?;
-            self.connect_agent(name, &token).await
+            let pod = pod_name(name);
+            let asked = tokio::try_join!(self.cluster.token(name), self.cluster.forward(&pod, AGENT_PORT));
+            let (token, forward) = asked?;
+            shake_hands(forward, &token).await
         };
-        // Both at once: most of the time the workspace runs.
+        // All at once: most of the time the workspace runs.
         let (claimed, agent) = tokio::join!(self.cluster.claimed(name), agent);
         let Claimed { marks, set } = claimed?.ok_or_else(|| Error::workspace_not_found(name))?;
         let pod = None;
@@ -183,10 +172,7 @@ impl Context {
         };
         let answer = match tokio::time::timeout(PING_LIMIT, self.connect_agent(name, &token)).await {
             Ok(Ok((_, answer))) => answer,
-            Ok(Err(error)) => {
-                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-                Answer::Silent(format!("{}{}", error.message(), cause.unwrap_or_default()))
-            }
+            Ok(Err(error)) => Answer::Silent(error.message().to_owned()),
             Err(_) => Answer::Silent("it did not in time".into()),
         };
         Ok(Some(answer))
@@ -257,6 +243,25 @@ impl Context {
             created: marks.created,
             checkout,
             conditions,
+        }
+    }
+}
+
+/// Asks the agent at the other end once, so that it is known to be the right one.
+async fn shake_hands(forward: Forward, token: &Token) -> Result<(AgentClient, Answer)> {
+    let client = AgentClient::connect_far(forward.stream, token).await?;
+    let refused = async {
+        match forward.refused.await {
+            // The first line says it; the rest repeats it.
+            Ok(said) => said.lines().next().unwrap_or_default().to_owned(),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        status = client.status() => Ok((client.clone(), Answer::Up { started: status?.started })),
+        why = refused => {
+            let silent = Error::new(ErrorKind::Unavailable, "the agent of the workspace does not answer");
+            Err(silent.because(std::io::Error::other(why)))
         }
     }
 }

@@ -3,11 +3,13 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use kled_core::provider::Variables;
 use kled_core::{Error, ErrorKind, Result};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::net::Listener;
 use tonic_health::ServingStatus;
 
 use super::environment::{self, Surroundings};
@@ -105,7 +107,7 @@ async fn run(settings: Settings, token: Token, environment: Variables) -> Result
     let health = health::serve(health_listener);
     health.set_service_status(SERVICE, ServingStatus::Serving).await;
     agent.log(format!("serving workspace {} on {}", settings.name, address));
-    let ended = agent.run_until(terminate, listener, settings.grace).await;
+    let ended = agent.run_until(terminate, Prompt(listener), settings.grace).await;
     for service in ["", SERVICE] {
         health.set_service_status(service, ServingStatus::NotServing).await;
     }
@@ -116,6 +118,26 @@ async fn run(settings: Settings, token: Token, environment: Variables) -> Result
     let reason = ended.map_err(deaf)?;
     agent.log(format!("ended: {reason}"));
     Ok(())
+}
+
+/// Its connections do not wait for the answer to one small packet before they send the next.
+struct Prompt(TcpListener);
+
+impl Listener for Prompt {
+    type Io = TcpStream;
+    type Addr = std::net::SocketAddr;
+
+    fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<std::io::Result<(Self::Io, Self::Addr)>> {
+        self.0.poll_accept(context).map_ok(|(stream, address)| {
+            // Without it everything is slower and nothing is wrong.
+            let _slower = stream.set_nodelay(true);
+            (stream, address)
+        })
+    }
+
+    fn local_addr(&self) -> std::io::Result<Self::Addr> {
+        self.0.local_addr()
+    }
 }
 
 async fn listen(address: std::net::SocketAddr) -> Result<TcpListener> {
