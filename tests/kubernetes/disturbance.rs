@@ -53,7 +53,7 @@ impl Scene {
     }
 
     async fn status(&self) -> Result<Workspace, Error> {
-        let options = StatusOptions { timeout: Duration::from_secs(4), ..StatusOptions::default() };
+        let options = StatusOptions { timeout: Duration::from_secs(4) };
         self.provider.workspace_status(&self.name, options).await
     }
 
@@ -159,7 +159,7 @@ async fn survives_the_api_server(scene: &Scene) -> Result<()> {
     let timeout = Duration::from_secs(4);
     for (who, provider) in [("who knew it", &scene.provider), ("another", &other)] {
         let asked = Instant::now();
-        let options = StatusOptions { timeout, ..StatusOptions::default() };
+        let options = StatusOptions { timeout };
         let error = provider.workspace_status(&scene.name, options).await;
         let error = error.err().context("it has a status without an API server")?;
         println!("{who} is told after {}: {error}", scene::seconds(asked.elapsed()));

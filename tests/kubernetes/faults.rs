@@ -509,7 +509,7 @@ async fn read(
     timeout: Duration,
 ) -> Result<Workspace, Error> {
     if !is_list {
-        let options = StatusOptions { timeout, ..StatusOptions::default() };
+        let options = StatusOptions { timeout };
         return broken.provider.workspace_status(name, options).await;
     }
     let options = ListOptions { timeout, ..ListOptions::default() };

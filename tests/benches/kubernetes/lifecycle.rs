@@ -19,15 +19,26 @@ pub(super) async fn measure(bench: &Bench) -> Result<()> {
     println!("create of {WORKSPACES} at once: {:.2?}", begin.elapsed());
     let (mut status, mut list) = (Vec::new(), Vec::new());
     for name in names.iter().cycle().take(ROUNDS) {
-        status
-            .push(time(async || Ok(ensure!(bench.provider.status(name).await?.status.is_running()))).await?);
-        list.push(time(async || Ok(ensure!(bench.provider.list().await?.len() == WORKSPACES))).await?);
+        status.push(
+            time(async || {
+                ensure!(bench.provider.status(name).await?.status.is_running());
+                Ok(())
+            })
+            .await?,
+        );
+        list.push(
+            time(async || {
+                ensure!(bench.provider.list().await?.len() == WORKSPACES);
+                Ok(())
+            })
+            .await?,
+        );
     }
     println!("status: {:.2?}, list of {WORKSPACES}: {:.2?}", median(&status), median(&list));
     let (mut stop, mut start) = (Vec::new(), Vec::new());
     for name in names.iter().take(CYCLES) {
-        stop.push(time(async || Ok(drop(bench.provider.stop(name).await?))).await?);
-        start.push(time(async || Ok(drop(bench.provider.start(name).await?))).await?);
+        stop.push(time(async || bench.provider.stop(name).await.map(drop).map_err(Into::into)).await?);
+        start.push(time(async || bench.provider.start(name).await.map(drop).map_err(Into::into)).await?);
     }
     println!("stop: {:.2?}, start: {:.2?}, medians of {CYCLES}", median(&stop), median(&start));
     let begin = Instant::now();
