@@ -254,7 +254,8 @@ impl Cluster {
         }
     }
 
-    /// Deletes what is left of a workspace whose StatefulSet is gone, and says what that was.
+    /// Deletes what is left of a workspace whose StatefulSet is gone, and says what that was. What belongs to another
+    /// workspace of the name stays.
     pub(super) async fn sweep(&self, name: &WorkspaceName) -> Result<Vec<String>> {
         let parameters = ListParams::default().labels(&selector(name));
         let mut left = Vec::new();
@@ -272,12 +273,23 @@ impl Cluster {
                 Ok::<_, Error>((api, kind, found))
             }
         });
-        for (api, kind, found) in futures::future::try_join_all(listed).await? {
-            for object in found {
-                let object_name = object.metadata.name.unwrap_or_default();
+        let listed = futures::future::try_join_all(listed).await?;
+        // Looked at after the list: what belongs to a workspace that has the name by now is its own.
+        let successor = self.claimed(name).await?;
+        let belongs = |object: &DynamicObject| {
+            let owners = object.metadata.owner_references.iter().flatten();
+            successor.as_ref().is_some_and(|claimed| owners.clone().any(|owner| owner.uid == claimed.uid()))
+        };
+        for (api, kind, found) in listed {
+            for object in found.into_iter().filter(|object| !belongs(object)) {
+                let (object_name, uid) = (object.metadata.name.unwrap_or_default(), object.metadata.uid);
                 if object.metadata.deletion_timestamp.is_none() {
-                    match api.delete(&object_name, &DeleteParams::background()).await {
-                        Err(error) if !is_not_found(&error) => return Err(from_kube(error)),
+                    let this_one = Preconditions { uid, resource_version: None };
+                    let parameters = DeleteParams::background().preconditions(this_one);
+                    match api.delete(&object_name, &parameters).await {
+                        Err(error) if !is_not_found(&error) && !is_conflict(&error) => {
+                            return Err(from_kube(error));
+                        }
                         _ => {}
                     }
                 }

@@ -35,10 +35,6 @@ impl Context {
             if left.is_empty() {
                 return Ok(deletion);
             }
-            if self.cluster.claimed(name).await?.is_some() {
-                // Made anew since: not ours to delete.
-                return Ok(deletion);
-            }
             deletion.existed = true;
             for object in left {
                 if !deletion.removed.contains(&object) {

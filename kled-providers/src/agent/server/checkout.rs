@@ -63,6 +63,23 @@ pub(super) fn check_out(
     Ok(ReceiverStream::new(receiver))
 }
 
+/// A workspace that is being filled is not idle, however quiet its remote is.
+struct AtWork<'a>(&'a Commands);
+
+impl<'a> AtWork<'a> {
+    fn begin(commands: &'a Commands) -> Self {
+        // The agent itself is what runs.
+        commands.began(std::process::id());
+        Self(commands)
+    }
+}
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.0.ended(std::process::id());
+    }
+}
+
 async fn run(
     commands: &Commands,
     source: Source,
@@ -73,6 +90,7 @@ async fn run(
         return Err(Error::new(ErrorKind::Unsupported, "this workspace is checked out from outside"));
     };
     let _one_at_a_time = commands.checkout_turn.lock().await;
+    let _at_work = AtWork::begin(commands);
     let path = folder.display().to_string();
     let record = state.join(RECORD);
     let known = tokio::fs::read(&record).await.ok();
