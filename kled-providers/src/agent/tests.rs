@@ -28,6 +28,7 @@ pub(crate) fn configuration(folder: &Path, token: &Token) -> Configuration {
         environment: Variables([("PATH".to_owned(), path)].into()),
         idle_timeout: None,
         has_own_processes: false,
+        drivers_are_far: false,
         log: Arc::new(|_: LogLine| {}),
     }
 }

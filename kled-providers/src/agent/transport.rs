@@ -18,16 +18,16 @@ use tower_service::Service;
 pub(super) const STREAM_WINDOW: u32 = 1 << 20;
 pub(crate) const CONNECTION_WINDOW: u32 = 4 << 20;
 
-/// How often a driver asks whether the agent is still there, and how long the answer may take.
-const HEARTBEAT: Duration = Duration::from_secs(10);
-const HEARTBEAT_LIMIT: Duration = Duration::from_secs(20);
+/// How often one end asks whether the other is still there, and how long the answer may take.
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(10);
+pub(super) const HEARTBEAT_LIMIT: Duration = Duration::from_secs(20);
 
 /// Whether a driver asks now and then whether the agent is still there.
 ///
 /// An end that has to answer such a question and cannot write reads nothing more until it can (`h2` does so). Where
 /// both ends have much to say that is for ever, unless one of them takes in all that the other may send. So only those
-/// drivers ask whose stream holds at least [`CONNECTION_WINDOW`] in each direction, and agents never do: a local socket
-/// that ends is known to have ended.
+/// ask whose drivers have a stream that holds at least [`CONNECTION_WINDOW`] in each direction: a local socket that ends
+/// is known to have ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Heartbeat {
     /// Never: the system itself tells the end of the stream.

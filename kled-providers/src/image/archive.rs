@@ -38,7 +38,7 @@ const CONTAINERD_NAME: &str = "io.containerd.image.name";
 /// archive.write_to(&mut once)?;
 /// archive.write_to(&mut again)?;
 /// assert_eq!(once, again);
-/// # kled_core::Result::Ok(())
+/// # Ok::<_, kled_core::Error>(())
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct ImageArchive {

@@ -10,7 +10,7 @@
 //! let mut archive = Vec::new();
 //! let written = ImageArchive::new([image]).write_to(&mut archive)?;
 //! assert_eq!(written[0].reference, "registry.example/tools:1");
-//! # kled_core::Result::Ok(())
+//! # Ok::<_, kled_core::Error>(())
 //! ```
 //!
 //! An archive is a pure function of its images: the same files give the same bytes, and so the same digests, on every

@@ -100,6 +100,7 @@ async fn run(settings: Settings, token: Token, environment: Variables) -> Result
         // Who decides that is outside of the container: it has to scale the workspace down.
         idle_timeout: None,
         has_own_processes: is_first_process(),
+        drivers_are_far: true,
         log: Arc::new(|line| super::log::write(&line)),
     });
     // A killed agent may have left some.

@@ -38,7 +38,7 @@ pub use self::setup::read_setup;
 use super::Token;
 use super::protocol::messages::agent_server::AgentServer;
 use super::protocol::status_of;
-use super::transport::{CONNECTION_WINDOW, STREAM_WINDOW};
+use super::transport::{CONNECTION_WINDOW, HEARTBEAT, HEARTBEAT_LIMIT, STREAM_WINDOW};
 
 /// How many connections are served at once; more wait in the socket's queue.
 const CONNECTIONS_MAX: usize = 256;
@@ -76,6 +76,9 @@ pub struct Configuration {
     /// True where all processes that this one sees belong to the workspace: in a container or a sandbox with processes
     /// of its own. Else only those that descend from this one do.
     pub has_own_processes: bool,
+    /// Whether drivers are asked now and then if they are still there: for connections whose end nobody tells. Their
+    /// streams have to hold all that HTTP/2 lets the other end be ahead.
+    pub drivers_are_far: bool,
     /// Where lines of the log go.
     pub log: Log,
 }
@@ -122,6 +125,8 @@ impl Agent {
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .keep_alive_interval(self.0.configuration.drivers_are_far.then_some(HEARTBEAT))
+            .keep_alive_timeout(HEARTBEAT_LIMIT)
             .max_concurrent_streams(CALLS_MAX)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(calls));
         let mut connection = std::pin::pin!(connection);

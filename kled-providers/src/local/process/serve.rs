@@ -118,6 +118,7 @@ async fn run(configuration: Configuration, listener: StdListener) -> std::io::Re
         environment: configuration.environment,
         idle_timeout: configuration.idle_timeout,
         has_own_processes: configuration.sandbox.has_own_processes(),
+        drivers_are_far: false,
         log: Arc::new(|line| report(&Report::Log(line))),
     });
     report(&Report::Ready);
