@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::num::NonZeroU16;
 use std::os::unix::process::CommandExt as _;
+use std::process::Stdio;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -371,6 +372,8 @@ async fn is_kept_apart(pods: Arc<Pods>) -> Result<()> {
     let mut listen = tokio::process::Command::from(node.command("busybox")?);
     let nothing = tempfile::tempdir()?;
     listen.args(["httpd", "-f", "-p", &format!("{METADATA}:{PORT}"), "-h"]).arg(nothing.path());
+    // It outlives whoever entered the node for it, and ends with the node: it must hold no output of the tests open.
+    listen.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     listen.kill_on_drop(true);
     let mut listening = listen.spawn()?;
     wait::until(scene::BACK, "the metadata to be reached without a policy", async || {
