@@ -18,6 +18,8 @@
 pub(crate) mod checkout;
 mod client;
 pub mod delivery;
+#[cfg(any(feature = "agent-program", feature = "local-container"))]
+pub(crate) mod ending;
 pub(crate) mod proc;
 #[cfg(feature = "agent-program")]
 pub mod program;
@@ -30,8 +32,8 @@ mod transport;
 
 pub use client::{AgentClient, CheckedOut, Credential, SetupOptions, SetupProgress, SetupSummary};
 pub use kled_core::provider::{AgentStatus, Usage};
-#[cfg(feature = "kubernetes")]
+#[cfg(any(feature = "kubernetes", feature = "local-container"))]
 pub(crate) use protocol::CHUNK;
 pub use token::Token;
-#[cfg(feature = "kubernetes")]
+#[cfg(any(feature = "kubernetes", feature = "local-container"))]
 pub(crate) use transport::CONNECTION_WINDOW;

@@ -82,7 +82,7 @@ impl AgentClient {
     }
 
     /// The same over a stream that holds at least `CONNECTION_WINDOW` in each direction, whose end nobody tells.
-    #[cfg(feature = "kubernetes")]
+    #[cfg(any(feature = "kubernetes", feature = "local-container"))]
     pub(crate) async fn connect_far<S>(stream: S, token: &Token) -> Result<Self>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,

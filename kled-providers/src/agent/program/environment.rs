@@ -9,9 +9,6 @@ use rustix::fs::Access;
 use super::settings::{PREFIX, Settings};
 use crate::agent::server::WORKSPACE_ID;
 
-/// The home folder where the image has none that can be written to.
-const HOME: &str = "/home/kled";
-
 /// The user where `/etc/passwd` has no name for it.
 const USER: &str = "kled";
 
@@ -42,7 +39,7 @@ pub(super) fn of_commands(
         inherited.filter(|(name, _)| !name.starts_with(PREFIX)).collect();
     let has_home = variables.get("HOME").is_some_and(|home| (surroundings.is_writable)(Path::new(home)));
     if !has_home {
-        variables.insert("HOME".into(), HOME.into());
+        variables.insert("HOME".into(), settings.home.clone());
     }
     variables.entry("USER".into()).or_insert_with(|| surroundings.user.unwrap_or(USER).into());
     let path = variables.entry("PATH".into()).or_insert_with(|| PATH.into());

@@ -2,10 +2,15 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use jiff::Timestamp;
 use kled_core::provider::Variables;
+use kled_core::workspace::StopReason;
 use kled_core::{Error, ErrorKind, Result};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,13 +22,17 @@ use super::log::log;
 use super::settings::{self, Settings};
 use super::{cleanup, health, one_line, runtime};
 use crate::agent::Token;
+use crate::agent::ending::{EXPIRED, IDLE};
 use crate::agent::server::{Agent, Configuration, Place};
 
 /// The name under which the kubelet may ask for the agent's health; the empty one is for the process.
 const SERVICE: &str = "kled.agent.v1.Agent";
 
-/// Serves the workspace until it is told to end.
-pub(super) fn main() -> Result<()> {
+/// How often the clock is looked at while the end of the time to live is waited for: it may be set meanwhile.
+const CLOCK_LOOK: Duration = Duration::from_secs(60);
+
+/// Serves the workspace until it is told to end, and says by its code why it has.
+pub(super) fn main() -> Result<ExitCode> {
     let served = serve();
     if let Err(error) = &served {
         // The provider reads this output only.
@@ -32,9 +41,13 @@ pub(super) fn main() -> Result<()> {
     served
 }
 
-fn serve() -> Result<()> {
+fn serve() -> Result<ExitCode> {
     let settings = Settings::read(settings::of_process)?;
-    let token = settings::read_token(&settings.token_file)?;
+    let token = if settings.makes_token {
+        settings::make_token(&settings.token_file)?
+    } else {
+        settings::read_token(&settings.token_file)?
+    };
     let environment = environment_of_commands(&settings);
     apply(&environment);
     adopt_orphans()?;
@@ -84,33 +97,44 @@ fn adopt_orphans() -> Result<()> {
     Ok(())
 }
 
-async fn run(settings: Settings, token: Token, environment: Variables) -> Result<()> {
+async fn run(settings: Settings, token: Token, environment: Variables) -> Result<ExitCode> {
     let deaf = |cause| Error::new(ErrorKind::Internal, "signals cannot be heard").because(cause);
     let terminate = signal(SignalKind::terminate()).map_err(deaf)?;
     let listener = listen(settings.listen).await?;
     // The port may have been left to the machine.
     let address = listener.local_addr().unwrap_or(settings.listen);
-    let health_listener = listen(settings.health_listen).await?;
+    let health_listener = match settings.health_listen {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
     let agent = Agent::new(Configuration {
         id: settings.id,
         token,
         checkout: Some(Place { folder: settings.checkout.clone(), state: settings.state.clone() }),
         working_directory: settings.working_directory.clone(),
         environment,
-        // Who decides that is outside of the container: it has to scale the workspace down.
-        idle_timeout: None,
+        // Absent where who decides that is outside of the container: it has to scale the workspace down.
+        idle_timeout: settings.idle_timeout,
         has_own_processes: is_first_process(),
         drivers_are_far: true,
         log: Arc::new(|line| super::log::write(&line)),
     });
     // A killed agent may have left some.
     clean_up(&agent, "credentials cannot be removed", &settings.state, cleanup::wipe_credentials).await;
-    let health = health::serve(health_listener);
-    health.set_service_status(SERVICE, ServingStatus::Serving).await;
+    let health = health_listener.map(health::serve);
+    if let Some(health) = &health {
+        health.set_service_status(SERVICE, ServingStatus::Serving).await;
+    }
+    let has_expired = Arc::new(AtomicBool::new(false));
+    if let Some(expires) = settings.expires {
+        tokio::spawn(expire(agent.clone(), expires, Arc::clone(&has_expired)));
+    }
     agent.log(format!("serving workspace {} on {}", settings.name, address));
     let ended = agent.run_until(terminate, Prompt(listener), settings.grace).await;
-    for service in ["", SERVICE] {
-        health.set_service_status(service, ServingStatus::NotServing).await;
+    if let Some(health) = &health {
+        for service in ["", SERVICE] {
+            health.set_service_status(service, ServingStatus::NotServing).await;
+        }
     }
     clean_up(&agent, "credentials cannot be removed", &settings.state, cleanup::wipe_credentials).await;
     let limit = settings.cache_bytes;
@@ -118,7 +142,23 @@ async fn run(settings: Settings, token: Token, environment: Variables) -> Result
     clean_up(&agent, "the cache cannot be made smaller", &settings.state, shrink).await;
     let reason = ended.map_err(deaf)?;
     agent.log(format!("ended: {reason}"));
-    Ok(())
+    Ok(match reason {
+        _ if has_expired.load(Ordering::SeqCst) => ExitCode::from(EXPIRED),
+        StopReason::Idle => ExitCode::from(IDLE),
+        _ => ExitCode::SUCCESS,
+    })
+}
+
+/// Ends the workspace at the end of its time to live.
+async fn expire(agent: Agent, expires: Timestamp, has_expired: Arc<AtomicBool>) {
+    while let Some(left) =
+        Duration::try_from(expires.duration_since(Timestamp::now())).ok().filter(|left| !left.is_zero())
+    {
+        tokio::time::sleep(left.min(CLOCK_LOOK)).await;
+    }
+    agent.log("its time to live is over");
+    has_expired.store(true, Ordering::SeqCst);
+    agent.end();
 }
 
 /// Its connections do not wait for the answer to one small packet before they send the next.

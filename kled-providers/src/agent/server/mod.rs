@@ -195,6 +195,12 @@ impl Agent {
         Ok(reason)
     }
 
+    /// Ends the workspace as if somebody had asked for it.
+    #[cfg(feature = "agent-program")]
+    pub(crate) fn end(&self) {
+        self.0.announce_end(StopReason::Requested);
+    }
+
     /// Takes note of changes in the checkout that no command of this agent makes. Never ends.
     async fn follow_changes(&self) {
         #[cfg(target_os = "linux")]
