@@ -10,9 +10,11 @@ use kled_core::provider::conformance::Fixture;
 use kled_core::provider::{Faults, Provider};
 use kled_core::workspace::{WorkspaceSpec, WorkspaceSpecBuilder};
 use kled_core::{Error, ErrorKind, Secret, SecretReference, WorkspaceName};
-use kled_providers::local::{ContainerEngine, LocalProvider};
+use kled_providers::agent::delivery::AgentProgram;
+use kled_providers::local::{ContainerEngine, LocalProvider, LocalProviderBuilder};
 use tempfile::TempDir;
 
+use crate::agent;
 use crate::image::Image;
 use crate::podman::PodmanService;
 use crate::workspaces::{FILE, repository};
@@ -25,9 +27,10 @@ pub const USER_IMAGE: &str = "localhost/kled-workspace-user:1";
 
 const SECRET: &str = "a-secret-of-the-tests";
 
-/// A Podman service with [`IMAGE`] and [`USER_IMAGE`], two repositories, and a state folder.
+/// A Podman service with [`IMAGE`] and [`USER_IMAGE`], the agent's program, two repositories, and a state folder.
 pub struct Containers {
     podman: PodmanService,
+    agent: AgentProgram,
     folder: TempDir,
     one: WorkspaceSpec,
     other: WorkspaceSpec,
@@ -39,6 +42,9 @@ impl Containers {
     /// # Errors
     /// When something does not start.
     pub async fn start() -> Result<Self> {
+        let agent =
+            tokio::task::spawn_blocking(|| Ok::<_, anyhow::Error>(AgentProgram::read(&agent::program()?)?));
+        let agent = agent.await.context("build the agent")??;
         let podman = PodmanService::start().await?;
         let folder = tempfile::Builder::new().prefix("kled-containers-").tempdir()?;
         repository(&folder.path().join("one"), 20)?;
@@ -55,7 +61,13 @@ impl Containers {
         }
         let spec = |repository| builder(&folder, repository).build();
         let (one, other) = (spec("one")?, spec("other")?);
-        Ok(Self { podman, folder, one, other })
+        Ok(Self { podman, agent, folder, one, other })
+    }
+
+    /// Why it cannot run here, in one line; `None` if it can.
+    #[must_use]
+    pub fn missing() -> Option<String> {
+        PodmanService::missing().or_else(agent::missing)
     }
 
     /// The engine.
@@ -70,18 +82,25 @@ impl Containers {
         self.folder.path().join("containers")
     }
 
-    /// A local provider with this engine: what its users have.
+    /// A local provider with this engine and the agent: what its users have.
     ///
     /// # Errors
     /// When it cannot be built.
     pub async fn open(&self, faults: Faults) -> kled_core::Result<LocalProvider> {
+        self.provider(faults).agent_program(self.agent.clone()).build().await
+    }
+
+    /// The same without the agent.
+    ///
+    /// # Errors
+    /// When it cannot be built.
+    pub async fn open_plain(&self, faults: Faults) -> kled_core::Result<LocalProvider> {
+        self.provider(faults).build().await
+    }
+
+    fn provider(&self, faults: Faults) -> LocalProviderBuilder {
         let engine = ContainerEngine::At(format!("unix://{}", self.podman.socket().display()));
-        LocalProvider::builder()
-            .root(self.folder.path())
-            .container_engine(engine)
-            .faults(faults)
-            .build()
-            .await
+        LocalProvider::builder().root(self.folder.path()).container_engine(engine).faults(faults)
     }
 
     /// A spec of one of the two repositories, `one` or `other`.
@@ -160,5 +179,39 @@ impl Fixture for Containers {
     fn secret(&self) -> Option<(SecretReference, Secret)> {
         let reference = format!("file:{}", self.folder.path().join("secret").display()).parse().ok()?;
         Some((reference, Secret::new(SECRET)))
+    }
+}
+
+/// The same fixture, whose provider has no agent.
+pub struct PlainContainers(pub Arc<Containers>);
+
+#[async_trait]
+impl Fixture for PlainContainers {
+    async fn provider(&self, faults: Faults) -> kled_core::Result<Arc<dyn Provider>> {
+        Ok(Arc::new(self.0.open_plain(faults).await?))
+    }
+
+    fn spec(&self) -> WorkspaceSpec {
+        Fixture::spec(self.0.as_ref())
+    }
+
+    fn other_spec(&self) -> WorkspaceSpec {
+        self.0.other_spec()
+    }
+
+    async fn residue(&self, name: &WorkspaceName) -> kled_core::Result<Vec<String>> {
+        self.0.residue(name).await
+    }
+
+    async fn wipe_local_state(&self) -> kled_core::Result<()> {
+        self.0.wipe_local_state().await
+    }
+
+    fn expected_file(&self) -> Option<(String, Vec<u8>)> {
+        self.0.expected_file()
+    }
+
+    fn secret(&self) -> Option<(SecretReference, Secret)> {
+        self.0.secret()
     }
 }

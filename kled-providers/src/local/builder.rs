@@ -8,6 +8,8 @@ use kled_core::ports::SecretSource;
 use kled_core::provider::Faults;
 use kled_core::{Error, ErrorKind, ProviderName, Result};
 
+use crate::agent::delivery::AgentProgram;
+
 use super::process::{ProcessProvider, Settings};
 use super::{ContainerEngine, EnvironmentAndFileSecrets, LocalProvider, Sandbox, SupervisorProgram};
 
@@ -23,6 +25,7 @@ pub struct LocalProviderBuilder {
     faults: Faults,
     sandbox: Option<Sandbox>,
     engine: ContainerEngine,
+    agent_program: Option<AgentProgram>,
 }
 
 impl Default for LocalProviderBuilder {
@@ -36,6 +39,7 @@ impl Default for LocalProviderBuilder {
             faults: Faults::none(),
             sandbox: None,
             engine: ContainerEngine::default(),
+            agent_program: None,
         }
     }
 }
@@ -84,6 +88,13 @@ impl LocalProviderBuilder {
         self
     }
 
+    /// The program of the workspace agent for containers: static, and for the engine's architecture. Without it containers
+    /// can do less than processes, as their capabilities say. Requires the feature `local-container`.
+    pub fn agent_program(mut self, program: AgentProgram) -> Self {
+        self.agent_program = Some(program);
+        self
+    }
+
     /// For tests: breaks operations at their steps.
     pub fn faults(mut self, faults: Faults) -> Self {
         self.faults = faults;
@@ -105,7 +116,9 @@ impl LocalProviderBuilder {
                 .with("path", root.display()));
         }
         let name = ProviderName::new(self.name)?;
-        let containers = super::engine::find(self.engine, &name, &root, &self.secrets, &self.faults).await?;
+        let containers =
+            super::engine::find(self.engine, &name, &root, &self.secrets, &self.faults, self.agent_program)
+                .await?;
         let process = ProcessProvider::new(Settings {
             name,
             root,

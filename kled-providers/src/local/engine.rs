@@ -58,6 +58,7 @@ pub(super) async fn find(
     _: &std::path::Path,
     _: &Arc<dyn kled_core::ports::SecretSource>,
     _: &kled_core::provider::Faults,
+    _: Option<crate::agent::delivery::AgentProgram>,
 ) -> kled_core::Result<Containers> {
     match engine {
         ContainerEngine::Detected | ContainerEngine::None => Ok(Containers::Absent),
@@ -75,8 +76,9 @@ mod detection {
     use kled_core::provider::Faults;
     use kled_core::{ErrorKind, ProviderName, Result};
 
-    use super::super::container::{self, ContainerProvider};
+    use super::super::container::{self, ContainerProvider, ContainerProviderBuilder};
     use super::{ContainerEngine, Containers};
+    use crate::agent::delivery::AgentProgram;
 
     /// A look that every command line pays for; an engine of this machine answers in milliseconds.
     const PROBE: Duration = Duration::from_secs(1);
@@ -88,12 +90,14 @@ mod detection {
         root: &Path,
         secrets: &Arc<dyn SecretSource>,
         faults: &Faults,
+        agent_program: Option<AgentProgram>,
     ) -> Result<Containers> {
         let builder = ContainerProvider::builder()
             .name(name.as_str())
             .state_root(root.join("containers"))
             .secret_source(Arc::clone(secrets))
             .faults(faults.clone());
+        let builder = agent_program.into_iter().fold(builder, ContainerProviderBuilder::agent_program);
         let provider = match engine {
             ContainerEngine::None => return Ok(Containers::Absent),
             ContainerEngine::At(address) => return Ok(available(builder.address(address).build().await?)),

@@ -81,6 +81,12 @@ impl AgentProgram {
         &self.digest
     }
 
+    /// Its bytes.
+    #[cfg(feature = "local-container")]
+    pub(crate) fn content(&self) -> &[u8] {
+        &self.content
+    }
+
     fn place(&self, folder: &str) -> String {
         format!("{}/kled-agent-{}", folder.trim_end_matches('/'), &self.digest[..NAME_DIGITS])
     }

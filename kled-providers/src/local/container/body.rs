@@ -1,12 +1,14 @@
 //! What a workspace's container is made of.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bollard::models::{ContainerCreateBody, HostConfig, Mount, MountType};
 use kled_core::workspace::{Protocol, WorkspaceSpec};
 use kled_core::{Error, ErrorKind, Quantity, Result};
 
-use super::engine::Labels;
+use super::agent;
+use super::marks::Marks;
+use crate::agent::delivery::AgentProgram;
 
 /// Where the checkout is in the container.
 pub(super) const WORKSPACE_PATH: &str = "/workspace";
@@ -47,13 +49,32 @@ const CAPABILITIES: [&str; 9] =
 /// More than any build needs, less than a machine has.
 const PROCESSES_MAX: i64 = 4096;
 
+/// The folder in which commands begin: the checkout, or the sub-path of it.
+pub(super) fn working_folder(spec: &WorkspaceSpec) -> String {
+    match &spec.source.path {
+        Some(path) => format!("{WORKSPACE_PATH}/{path}"),
+        None => WORKSPACE_PATH.to_owned(),
+    }
+}
+
+/// The container of a workspace; with an agent that is its first process, and then needs no shell.
 pub(super) fn body(
-    spec: &WorkspaceSpec,
+    marks: &Marks,
     image: &str,
     volume: &str,
-    labels: Labels,
+    program: Option<&AgentProgram>,
 ) -> Result<ContainerCreateBody> {
-    let environment = spec.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let spec = &marks.spec;
+    let mut labels = marks.labels()?;
+    let mut environment: BTreeMap<_, _> =
+        spec.environment.iter().map(|(name, value)| (name.to_string(), value.clone())).collect();
+    let mut entrypoint = vec!["sh".into(), "-c".into(), MAIN.into()];
+    if let Some(program) = program {
+        labels.insert(agent::AGENT.into(), program.digest().into());
+        environment.extend(agent::environment(marks));
+        entrypoint = vec![agent::PROGRAM.into(), "serve".into()];
+    }
+    let environment = environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let ports = spec.ports.iter().map(|port| {
         let protocol = match port.protocol {
             Protocol::Tcp => "tcp",
@@ -63,7 +84,7 @@ pub(super) fn body(
     });
     Ok(ContainerCreateBody {
         image: Some(image.into()),
-        entrypoint: Some(vec!["sh".into(), "-c".into(), MAIN.into()]),
+        entrypoint: Some(entrypoint),
         cmd: Some(Vec::new()),
         env: Some(environment),
         labels: Some(labels),
@@ -115,12 +136,27 @@ fn limit(what: &'static str, value: Option<u64>) -> Result<Option<i64>> {
 
 #[cfg(test)]
 mod tests {
+    use kled_core::WorkspaceName;
+
     use super::*;
+
+    #[test]
+    fn the_agent_is_the_first_process_and_no_spec_changes_what_it_is_told() {
+        let builder = WorkspaceSpec::builder(".").environment("KLED_AGENT_TOKEN_FILE", "/workspace/mine");
+        let marks = Marks::new(&WorkspaceName::new("demo").unwrap(), &builder.build().unwrap());
+        let program = AgentProgram::new(&b"a program"[..]);
+        let body = body(&marks, "image", "volume", Some(&program)).unwrap();
+        assert_eq!(body.entrypoint.unwrap(), ["/kled/bin/kled-agent", "serve"]);
+        assert_eq!(body.labels.unwrap()["kled.io/agent"], program.digest());
+        let told: Vec<_> = body.env.unwrap().into_iter().filter(|pair| pair.contains("TOKEN_FILE")).collect();
+        assert_eq!(told, ["KLED_AGENT_TOKEN_FILE=/run/kled/token"]);
+    }
 
     #[test]
     fn limits_become_the_engines() {
         let spec = WorkspaceSpec::builder(".").cpu("500m").memory("64Mi").port("53/udp").build().unwrap();
-        let body = body(&spec, "image", "volume", Labels::new()).unwrap();
+        let marks = Marks::new(&WorkspaceName::new("demo").unwrap(), &spec);
+        let body = body(&marks, "image", "volume", None).unwrap();
         assert_eq!(body.exposed_ports.unwrap(), ["53/udp"]);
         let host = body.host_config.unwrap();
         assert_eq!(host.nano_cpus, Some(500_000_000));

@@ -13,9 +13,11 @@ use kled_core::workspace::Isolation;
 use kled_core::{Error, ErrorKind, ProviderName, Result};
 
 use super::engine::{Engine, default_address};
+use super::reach::Agents;
 use super::state::boot_time;
 use super::under_way::UnderWay;
 use super::{ContainerProvider, Context};
+use crate::agent::delivery::AgentProgram;
 use crate::secrets::EnvironmentAndFileSecrets;
 
 /// An engine on the same machine answers in milliseconds; one that does not answer in this time is as good as absent.
@@ -31,6 +33,7 @@ pub struct ContainerProviderBuilder {
     faults: Faults,
     secrets: Option<Arc<dyn SecretSource>>,
     probe: Option<Duration>,
+    agent_program: Option<AgentProgram>,
 }
 
 impl ContainerProviderBuilder {
@@ -85,6 +88,15 @@ impl ContainerProviderBuilder {
         self
     }
 
+    /// The program of the workspace agent, static and for the engine's architecture: `kled-agent`. Workspaces are made
+    /// with it as their first process. Without it they have no idle timeout and time to live, no connections to ports,
+    /// no copies, and no set-up of the project: see the [module](super).
+    #[must_use]
+    pub fn agent_program(mut self, program: AgentProgram) -> Self {
+        self.agent_program = Some(program);
+        self
+    }
+
     /// How long the engine may take to answer the first time. Default: 3 seconds.
     #[must_use]
     pub fn probe_timeout(mut self, timeout: Duration) -> Self {
@@ -112,7 +124,7 @@ impl ContainerProviderBuilder {
             .unwrap_or_else(|_| Err(Error::timeout("connect", probe)))
             .map_err(|error| error.with("engine", &address))?;
         let cpu = info.cpu_cfs_quota.unwrap_or(true);
-        let capabilities = capabilities(cpu, info.memory_limit.unwrap_or(true));
+        let capabilities = capabilities(cpu, info.memory_limit.unwrap_or(true), self.agent_program.is_some());
         let state_root = self.state_root.map_or_else(default_state_root, Ok)?;
         let boot = if engine.is_local() { boot_time() } else { None };
         Ok(ContainerProvider(Arc::new(Context {
@@ -123,6 +135,8 @@ impl ContainerProviderBuilder {
             default_image: self.default_image,
             faults: self.faults,
             secrets: self.secrets.unwrap_or_else(|| Arc::new(EnvironmentAndFileSecrets)),
+            agent_program: self.agent_program,
+            agents: Agents::default(),
             boot,
         })))
     }
@@ -137,7 +151,7 @@ fn default_state_root() -> Result<PathBuf> {
     Ok(strategy.cache_dir().join("kled").join("container"))
 }
 
-fn capabilities(cpu: bool, memory: bool) -> Capabilities {
+fn capabilities(cpu: bool, memory: bool, has_agent: bool) -> Capabilities {
     let enforced = |kept: bool, what: &str| match kept {
         true => Enforcement::Enforced,
         false => Enforcement::NotEnforced {
@@ -149,22 +163,22 @@ fn capabilities(cpu: bool, memory: bool) -> Capabilities {
         checkout: true,
         images: true,
         durable: true,
-        // An engine gives 128 plus the signal as the exit code, which an exit can have as well.
+        // Without an agent an engine gives 128 plus the signal as the exit code, which an exit can have as well.
         commands: CommandCapabilities {
             exec: true,
             shell: true,
             terminal: true,
-            signals: false,
+            signals: has_agent,
             detach: true,
         },
-        connect: false,
-        copy: false,
-        agent: false,
+        connect: has_agent,
+        copy: has_agent,
+        agent: has_agent,
         logs: true,
         // Docker keeps the last 256 events of all containers in memory, which is no record of a workspace.
         events: false,
-        idle_timeout: false,
-        time_to_live: false,
+        idle_timeout: has_agent,
+        time_to_live: has_agent,
         limits: LimitCapabilities {
             cpu: enforced(cpu, "processors"),
             memory: enforced(memory, "memory"),

@@ -7,15 +7,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::stream;
+use kled_core::setup::Phase;
 use kled_core::workspace::{Decision, Isolation, Operation, Workspace, WorkspaceSpec};
 use kled_core::{Error, ErrorKind, Result, WorkspaceName};
 
+use super::agent;
 use super::body::{WORKSPACE_PATH, body};
 use super::delete::Doomed;
-use super::engine::Failed;
 use super::lifecycle::POLL;
 use super::marks::{Marks, identity, object_name};
+use super::reach::Reached;
 use super::state::Observation;
 use super::under_way::Turn;
 use super::upload::{Owner, archive, owner, single_file};
@@ -47,10 +49,14 @@ impl Context {
         let image = self.check(spec)?;
         let claim = self.claim(name, spec).await?;
         let result = Box::pin(self.finish(name, &image, &claim.marks, reporter)).await;
-        if result.is_err() {
-            self.clean_up(name, &claim).await;
+        match result {
+            Ok(workspace) => Ok(workspace),
+            Err(Unfinished::SetUp(error)) => Err(error),
+            Err(Unfinished::Other(error)) => {
+                self.clean_up(name, &claim).await;
+                Err(error)
+            }
         }
-        result
     }
 
     /// Removes what a create made that failed, so that a corrected spec can have the name, or that was overtaken by a
@@ -81,10 +87,12 @@ impl Context {
         if matches!(spec.isolation, Isolation::Process | Isolation::None) {
             return unsupported("containers are the only isolation of this provider");
         }
-        if spec.idle_timeout.is_some() || spec.time_to_live.is_some() {
-            return unsupported("idle timeouts and times to live are not kept for containers");
+        let has_agent = self.agent_program.is_some();
+        if !has_agent && (spec.idle_timeout.is_some() || spec.time_to_live.is_some()) {
+            let error = "idle timeouts and times to live are kept by the workspace agent, and there is none";
+            return unsupported(error).map_err(|error| error.hint("give the provider the agent's program"));
         }
-        let names = spec.environment.keys().chain(spec.secrets.keys());
+        let names = spec.environment.keys().chain(spec.secrets.keys()).filter(|_| !has_agent);
         if let Some(name) = names.map(|name| name.as_str()).find(|name| name.contains(['-', '.'])) {
             let error = Error::new(ErrorKind::Unsupported, "a shell cannot hand on a variable of this name");
             return Err(error.with("variable", name));
@@ -98,7 +106,7 @@ impl Context {
     /// Takes the name, or joins whoever has taken it for the same spec.
     async fn claim(&self, name: &WorkspaceName, spec: &WorkspaceSpec) -> Result<Claim> {
         self.faults.at(Operation::Create, "look").await?;
-        let observation = self.observe(name).await?;
+        let observation = self.look(name).await?;
         let existing = match observation.claim {
             Some(labels) => labels,
             None => {
@@ -134,18 +142,21 @@ impl Context {
         image: &str,
         marks: &Marks,
         reporter: &Reporter,
-    ) -> Result<Workspace> {
+    ) -> Result<Workspace, Unfinished> {
         loop {
             let observation = self.observe_claimed(name, marks).await?;
             match observation.status(false, self.boot).decide(Operation::Create) {
-                Decision::Satisfied => return self.workspace(name, &observation).await,
+                Decision::Satisfied => return Ok(self.workspace(name, &observation).await?),
                 Decision::Act => {
                     if let Some(turn) = self.under_way.try_take(name).await? {
                         let result = self.build(name, image, marks, &turn, reporter).await;
                         turn.end().await;
                         return match result {
-                            Ok(()) => self.answer(name, marks).await,
-                            Err(error) => self.instead_of(error, name, marks).await,
+                            Ok(()) => Ok(self.answer(name, marks).await?),
+                            Err(Unfinished::Other(error)) => Ok(self.instead_of(error, name, marks).await?),
+                            Err(Unfinished::SetUp(error)) => {
+                                self.instead_of(error, name, marks).await.map_err(Unfinished::SetUp)
+                            }
                         };
                     }
                 }
@@ -231,26 +242,66 @@ impl Context {
         marks: &Marks,
         turn: &Turn,
         reporter: &Reporter,
-    ) -> Result<()> {
+    ) -> Result<(), Unfinished> {
         // Looked at again, with the turn: it may have been finished meanwhile, all but its start.
         let observation = self.observe_claimed(name, marks).await?;
         if observation.status(false, self.boot).decide(Operation::Create) == Decision::Satisfied {
             return Ok(());
         }
-        if observation.finished().is_none() {
-            self.step(name, marks, "image").await?;
-            self.watched(name, marks, self.have_image(image, reporter)).await?;
-            self.step(name, marks, "checkout").await?;
-            let folder = turn.folder().await.map_err(no_folder)?;
-            let work = self.check_out(&folder, marks, turn, reporter);
-            let commit = self.watched(name, marks, work).await?;
-            self.assemble(name, image, &Marks { commit: Some(commit), ..marks.clone() }, &folder, reporter)
-                .await?;
+        if observation.finished().is_some() {
+            return Ok(self.start_finished(name, marks, reporter).await?);
         }
+        if let Some(attempt) = observation.attempt() {
+            return self.bring_up(name, attempt, marks, reporter).await;
+        }
+        self.step(name, marks, "image").await?;
+        self.watched(name, marks, self.have_image(image, reporter)).await?;
+        self.step(name, marks, "checkout").await?;
+        let folder = turn.folder().await.map_err(no_folder)?;
+        let work = self.check_out(&folder, marks, turn, reporter);
+        let commit = self.watched(name, marks, work).await?;
+        let marks = &Marks { commit: Some(commit), ..marks.clone() };
+        let object = self.assemble(name, image, marks, &folder, reporter).await?;
+        if self.agent_program.is_some() {
+            return self.bring_up(name, &object, marks, reporter).await;
+        }
+        self.complete(name, marks, &object).await?;
+        Ok(self.start_finished(name, marks, reporter).await?)
+    }
+
+    /// Starts a container that has its final name.
+    async fn start_finished(&self, name: &WorkspaceName, marks: &Marks, reporter: &Reporter) -> Result<()> {
         self.step(name, marks, "start").await?;
         reporter.say("Starting", "starting the container");
         self.engine.start_container(&object_name(name)).await.map_err(no_shell)?;
         self.still_claimed(name, marks).await?;
+        reporter.say("Started", "the workspace is running");
+        Ok(())
+    }
+
+    /// Starts a container that has its files and an agent, has the project set up, and gives it its final name: what
+    /// has that name is ready. One whose set-up was cut short goes on where it was.
+    async fn bring_up(
+        &self,
+        name: &WorkspaceName,
+        object: &str,
+        marks: &Marks,
+        reporter: &Reporter,
+    ) -> Result<(), Unfinished> {
+        self.step(name, marks, "start").await?;
+        reporter.say("Starting", "starting the container");
+        self.engine.start_container(object).await.map_err(no_program)?;
+        let client = self.watched(name, marks, self.connect_started(object)).await?;
+        self.step(name, marks, "set-up").await?;
+        let set_up = self.watched(name, marks, self.set_up(&client, Phase::Create, reporter)).await;
+        if let Err(error) = set_up {
+            if error.kind() != ErrorKind::Cancelled {
+                self.note_failure(object, &error).await;
+            }
+            return Err(Unfinished::SetUp(error));
+        }
+        self.complete(name, marks, object).await?;
+        self.agents.keep(name, Reached { marks: marks.clone(), client });
         reporter.say("Started", "the workspace is running");
         Ok(())
     }
@@ -298,7 +349,7 @@ impl Context {
         Ok(checkout(&marks.spec.source, folder, &options).await?.commit)
     }
 
-    /// Makes the volume and the container of this attempt, fills them, and gives the container its final name.
+    /// Makes the volume and the container of this attempt, and fills them. Answers their name.
     async fn assemble(
         &self,
         name: &WorkspaceName,
@@ -306,27 +357,38 @@ impl Context {
         marks: &Marks,
         folder: &Path,
         reporter: &Reporter,
-    ) -> Result<()> {
+    ) -> Result<String> {
         let attempt = kled_core::WorkspaceId::random().to_string();
         let object = format!("{}-{}", object_name(name), &attempt[..8]);
         self.step(name, marks, "volume").await?;
         self.engine.create_volume(&object, marks.labels()?).await?;
         self.step(name, marks, "container").await?;
-        let body = body(&marks.spec, image, &object, marks.labels()?)?;
+        let body = body(marks, image, &object, self.agent_program.as_ref())?;
         self.engine.create_container(&object, body).await?;
         self.step(name, marks, "upload").await?;
         reporter.say("Uploading", "copying the checkout into the volume");
         let owner = self.owner(image, &object).await?;
         let upload = self.engine.upload(&object, WORKSPACE_PATH, archive(folder.to_owned(), owner));
         self.watched(name, marks, upload).await?;
+        if let Some(program) = self.agent_program.clone() {
+            let files = tokio::task::spawn_blocking(move || agent::files(&program, owner));
+            let files = files.await.map_err(std::io::Error::other).flatten().map_err(no_files)?;
+            let upload = self.engine.upload(&object, "/", stream::iter([Ok(files)]));
+            self.watched(name, marks, upload).await?;
+        }
+        Ok(object)
+    }
+
+    /// Gives the container its final name, which decides at the engine which attempt is the workspace.
+    async fn complete(&self, name: &WorkspaceName, marks: &Marks, object: &str) -> Result<()> {
         self.step(name, marks, "complete").await?;
-        if !self.engine.rename_container(&object, &object_name(name)).await? {
-            self.discard(&object).await?;
+        if !self.engine.rename_container(object, &object_name(name)).await? {
+            self.discard(object).await?;
             return Err(
                 Error::new(ErrorKind::Conflict, "another create has finished the workspace").temporary()
             );
         }
-        self.discard_others(name, marks, &object).await
+        self.discard_others(name, marks, object).await
     }
 
     /// Whom the files are to belong to: the image's user.
@@ -344,21 +406,9 @@ impl Context {
     }
 
     async fn read_users(&self, container: &str) -> Result<Vec<u8>> {
-        let options =
-            bollard::query_parameters::DownloadFromContainerOptionsBuilder::new().path("/etc/passwd").build();
-        let mut pieces = Box::pin(self.engine.docker.download_from_container(container, Some(options)));
-        let mut archive = Vec::new();
-        while let Some(piece) = pieces.next().await {
-            match piece {
-                Ok(piece) if archive.len() + piece.len() <= USERS_MAX => archive.extend_from_slice(&piece),
-                Ok(_) => {
-                    return Err(Error::new(ErrorKind::InvalidInput, "the image's /etc/passwd is too long"));
-                }
-                // An image without users has numbers.
-                Err(error) if super::engine::status(&error) == Some(404) => return Ok(Vec::new()),
-                Err(error) => return Err(Failed::plain(error)),
-            }
-        }
+        // An image without users has numbers.
+        let archive = self.engine.download(container, "/etc/passwd", USERS_MAX).await?;
+        let Some(archive) = archive else { return Ok(Vec::new()) };
         single_file(&archive).map_err(|cause| {
             Error::new(ErrorKind::Internal, "the engine's archive is malformed").because(cause)
         })
@@ -384,6 +434,20 @@ impl Context {
     }
 }
 
+/// Why a create is not finished, and with that what becomes of what it has made.
+enum Unfinished {
+    /// The set-up of the project failed: what is there stays, for the next create to go on with.
+    SetUp(Error),
+    /// Anything else.
+    Other(Error),
+}
+
+impl From<Error> for Unfinished {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
 fn overtaken() -> Error {
     Error::new(ErrorKind::Cancelled, "the workspace was deleted while it was created")
 }
@@ -392,6 +456,19 @@ fn no_folder(cause: std::io::Error) -> Error {
     let full = cause.kind() == std::io::ErrorKind::StorageFull;
     let kind = if full { ErrorKind::StorageFull } else { ErrorKind::Unavailable };
     Error::new(kind, "a folder for the checkout cannot be made").because(cause)
+}
+
+fn no_files(cause: std::io::Error) -> Error {
+    Error::new(ErrorKind::Internal, "the agent's files cannot be packed").because(cause)
+}
+
+/// The agent could not be started.
+fn no_program(error: Error) -> Error {
+    if error.kind() == ErrorKind::Unavailable || error.kind() == ErrorKind::InvalidInput {
+        error.hint("the agent's program has to be static and for the engine's architecture")
+    } else {
+        error
+    }
 }
 
 /// The main process could not be started: nearly always an image without a shell.

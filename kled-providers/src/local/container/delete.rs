@@ -37,6 +37,7 @@ impl Doomed {
 
 impl Context {
     pub(super) async fn delete(&self, name: &WorkspaceName, reporter: &Reporter) -> Result<Deletion> {
+        self.agents.forget(name);
         self.faults.at(Operation::Delete, "look").await?;
         let observation = self.observe(name).await?;
         let doomed = Doomed::all(&observation);

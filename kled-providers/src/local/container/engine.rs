@@ -8,16 +8,19 @@ use std::time::Duration;
 
 use bollard::errors::Error as ApiError;
 use bollard::models::{
-    ContainerCreateBody, ContainerInspectResponse, ImageInspect, SystemInfo, Volume, VolumeCreateRequest,
+    ContainerCreateBody, ContainerInspectResponse, ContainerSummaryStateEnum, ImageInspect, SystemInfo,
+    Volume, VolumeCreateRequest,
 };
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, CreateImageOptionsBuilder, InspectContainerOptions,
-    KillContainerOptionsBuilder, ListContainersOptionsBuilder, ListVolumesOptionsBuilder,
-    RemoveContainerOptionsBuilder, RemoveVolumeOptions, RenameContainerOptionsBuilder, StartContainerOptions,
-    StopContainerOptionsBuilder, UploadToContainerOptionsBuilder,
+    CreateContainerOptionsBuilder, CreateImageOptionsBuilder, DownloadFromContainerOptionsBuilder,
+    InspectContainerOptions, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
+    ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder, RemoveVolumeOptions,
+    RenameContainerOptionsBuilder, StartContainerOptions, StopContainerOptionsBuilder,
+    UploadToContainerOptionsBuilder,
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures::{Stream, StreamExt};
+use jiff::Timestamp;
 use kled_core::{Error, ErrorKind, Result};
 
 pub(super) type Labels = HashMap<String, String>;
@@ -34,6 +37,8 @@ const SETTLING: Duration = Duration::from_millis(10);
 pub(super) struct Listed {
     pub(super) name: String,
     pub(super) labels: Labels,
+    /// Of a container: it runs, or has run.
+    pub(super) was_started: bool,
 }
 
 /// A connection to Docker or Podman.
@@ -125,6 +130,14 @@ impl Engine {
                         Some(Listed {
                             name: name.trim_start_matches('/').into(),
                             labels: container.labels.unwrap_or_default(),
+                            was_started: matches!(
+                                container.state,
+                                Some(
+                                    ContainerSummaryStateEnum::RUNNING
+                                        | ContainerSummaryStateEnum::EXITED
+                                        | ContainerSummaryStateEnum::PAUSED
+                                )
+                            ),
                         })
                     })
                     .collect())
@@ -133,7 +146,8 @@ impl Engine {
                 let options = ListVolumesOptionsBuilder::new().filters(&filters).build();
                 let list = || self.docker.list_volumes(Some(options.clone()));
                 let listed = settled(list).await.map_err(Failed::plain)?;
-                let shown = |volume: Volume| Listed { name: volume.name, labels: volume.labels };
+                let shown =
+                    |volume: Volume| Listed { name: volume.name, labels: volume.labels, was_started: false };
                 Ok(listed.volumes.unwrap_or_default().into_iter().map(shown).collect())
             }
         }
@@ -198,6 +212,35 @@ impl Engine {
         let options = UploadToContainerOptionsBuilder::new().path(path).build();
         let body = bollard::body_try_stream(archive);
         self.docker.upload_to_container(container, Some(options), body).await.map_err(Failed::plain)
+    }
+
+    /// An archive of a file of a container, if there is such a file and the archive is at most so long.
+    pub(super) async fn download(
+        &self,
+        container: &str,
+        path: &str,
+        limit: usize,
+    ) -> Result<Option<Vec<u8>>> {
+        let options = DownloadFromContainerOptionsBuilder::new().path(path).build();
+        let mut pieces = Box::pin(self.docker.download_from_container(container, Some(options)));
+        let mut archive = Vec::new();
+        while let Some(piece) = pieces.next().await {
+            match piece {
+                Ok(piece) if archive.len() + piece.len() <= limit => archive.extend_from_slice(&piece),
+                Ok(_) => {
+                    return Err(Error::new(ErrorKind::InvalidInput, "a file of the container is too long")
+                        .with("path", path));
+                }
+                Err(error) if status(&error) == Some(404) => return Ok(None),
+                Err(error) => return Err(Failed::plain(error)),
+            }
+        }
+        Ok(Some(archive))
+    }
+
+    /// The time on the engine's machine, if it says so.
+    pub(super) async fn time(&self) -> Result<Option<Timestamp>> {
+        Ok(self.info().await?.system_time.and_then(|time| time.parse().ok()))
     }
 
     pub(super) async fn image(&self, image: &str) -> Result<Option<ImageInspect>> {

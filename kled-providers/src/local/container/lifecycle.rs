@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 use kled_core::provider::{Enforcement, ListOptions};
+use kled_core::setup::Phase;
 use kled_core::workspace::{Checkout, Condition, Decision, Operation, Workspace, WorkspaceStatus};
 use kled_core::{Error, ErrorKind, Result, WorkspaceName};
 use tokio::time::Instant;
 
-use super::body::{END_NOW_SIGNAL, END_SIGNAL, WORKSPACE_PATH};
+use super::body::{END_NOW_SIGNAL, END_SIGNAL, working_folder};
 use super::engine::Objects;
 use super::marks::{Marks, WORKSPACE, object_name, of_all, of_workspace};
 use super::state::Observation;
 use super::{Context, Reporter};
+use crate::agent::AgentClient;
 
 /// How often the engine is asked again while something is waited for.
 pub(super) const POLL: Duration = Duration::from_millis(100);
@@ -21,8 +23,18 @@ pub(super) const POLL: Duration = Duration::from_millis(100);
 /// What a stop that was told to be at once may take before the container is killed.
 const END_NOW: Duration = Duration::from_secs(2);
 
+/// What an agent may take, beyond the grace period, to kill what is left and to end.
+const AGENT_ENDS: Duration = Duration::from_secs(10);
+
 /// How many workspaces a list asks for at once.
 const LOOKS: usize = 4;
+
+/// What an operation found and has to do.
+struct Decided {
+    workspace: Workspace,
+    decision: Decision,
+    has_agent: bool,
+}
 
 impl Context {
     pub(super) async fn observe(&self, name: &WorkspaceName) -> Result<Observation> {
@@ -52,19 +64,26 @@ impl Context {
         let finished =
             observation.finished().and_then(|container| container.config.as_ref()?.labels.as_ref());
         let commit = finished.and_then(|labels| Marks::read(labels).ok()?.commit);
+        let checkout = commit.map(|commit| Checkout { path: working_folder(&marks.spec), commit });
+        let mut status = self.status_of(name, observation).await;
+        if let WorkspaceStatus::Interrupted { message: message @ None, .. } = &mut status
+            && let Some(attempt) = observation.attempt()
+        {
+            *message = self.noted_failure(attempt).await;
+        }
         Ok(Workspace {
-            status: self.status_of(name, observation).await,
-            conditions: self.conditions(&marks),
+            status,
+            conditions: self.conditions(&marks, observation),
             name: marks.name,
             id: marks.id,
             provider: self.name.clone(),
             spec: marks.spec,
             created: marks.created,
-            checkout: commit.map(|commit| Checkout { path: WORKSPACE_PATH.into(), commit }),
+            checkout,
         })
     }
 
-    fn conditions(&self, marks: &Marks) -> Vec<Condition> {
+    fn conditions(&self, marks: &Marks, observation: &Observation) -> Vec<Condition> {
         let resources = &marks.spec.resources;
         let limits = &self.capabilities.limits;
         let asked = [
@@ -78,13 +97,20 @@ impl Context {
             }
             Enforcement::NotEnforced { reason } => Condition::new(kind, false, "NotEnforced", reason),
         });
+        let agent = observation.finished().map(|_| {
+            if observation.has_agent() {
+                Condition::new("Agent", true, "FirstProcess", "its first process is the workspace agent")
+            } else {
+                Condition::new("Agent", false, "NotGiven", "it was made without the agent's program")
+            }
+        });
         let sandboxed = Condition::new("Sandboxed", true, "Container", "its processes run in a container");
-        std::iter::once(sandboxed).chain(limited).collect()
+        std::iter::once(sandboxed).chain(agent).chain(limited).collect()
     }
 
     pub(super) async fn status(&self, name: &WorkspaceName) -> Result<Workspace> {
         self.faults.at(Operation::Status, "look").await?;
-        let observation = self.observe(name).await?;
+        let observation = self.look(name).await?;
         self.workspace(name, &observation).await
     }
 
@@ -97,7 +123,7 @@ impl Context {
         let name = |listed: &super::engine::Listed| listed.labels.get(WORKSPACE)?.parse().ok();
         let names: BTreeSet<WorkspaceName> = containers.iter().chain(&volumes).filter_map(name).collect();
         let looked = stream::iter(names).map(|name| async move {
-            let observation = self.observe(&name).await?;
+            let observation = self.look(&name).await?;
             self.workspace(&name, &observation).await
         });
         let found: Vec<_> = looked.buffered(LOOKS).collect().await;
@@ -112,30 +138,41 @@ impl Context {
     }
 
     /// Looks until the state lets `operation` decide.
-    async fn decide(&self, name: &WorkspaceName, operation: Operation) -> Result<(Workspace, Decision)> {
+    async fn decide(&self, name: &WorkspaceName, operation: Operation) -> Result<Decided> {
         loop {
-            let observation = self.observe(name).await?;
+            let observation = self.look(name).await?;
             let workspace = self.workspace(name, &observation).await?;
             match workspace.status.decide(operation) {
                 Decision::Wait => tokio::time::sleep(POLL).await,
                 Decision::Refuse => return Err(workspace.status.refusal(operation, name)),
-                decision => return Ok((workspace, decision)),
+                decision => {
+                    return Ok(Decided { workspace, decision, has_agent: observation.has_agent() });
+                }
             }
         }
     }
 
     pub(super) async fn start(&self, name: &WorkspaceName, reporter: &Reporter) -> Result<Workspace> {
         self.faults.at(Operation::Start, "look").await?;
-        let (mut workspace, mut decision) = self.decide(name, Operation::Start).await?;
-        while decision == Decision::Act {
+        let mut decided = self.decide(name, Operation::Start).await?;
+        let container = object_name(name);
+        let is_mine = decided.decision == Decision::Act;
+        while decided.decision == Decision::Act {
             self.faults.at(Operation::Start, "start").await?;
             reporter.say("Starting", "starting the container");
-            self.engine.start_container(&object_name(name)).await?;
+            self.engine.start_container(&container).await?;
             // A stop beside it may have come in between; then it is started again.
-            (workspace, decision) = self.decide(name, Operation::Start).await?;
+            decided = self.decide(name, Operation::Start).await?;
+        }
+        if is_mine && decided.has_agent {
+            let client = self.connect_started(&container).await;
+            let client = self.unless_lost(Operation::Start, name, client).await?;
+            self.set_up(&client, Phase::Start, reporter).await?;
+            self.keep_agent(name, &decided.workspace, client);
+            decided = self.decide(name, Operation::Start).await?;
         }
         reporter.say("Started", "the workspace is running");
-        Ok(workspace)
+        Ok(decided.workspace)
     }
 
     pub(super) async fn stop(
@@ -145,20 +182,25 @@ impl Context {
         reporter: &Reporter,
     ) -> Result<Workspace> {
         self.faults.at(Operation::Stop, "look").await?;
-        let (mut workspace, mut decision) = self.decide(name, Operation::Stop).await?;
-        while decision == Decision::Act {
+        let mut decided = self.decide(name, Operation::Stop).await?;
+        while decided.decision == Decision::Act {
             self.faults.at(Operation::Stop, "stop").await?;
             reporter.say("Stopping", "ending what runs in the container");
-            self.end(name, grace_period).await?;
-            (workspace, decision) = self.decide(name, Operation::Stop).await?;
+            self.end(name, grace_period, decided.has_agent).await?;
+            decided = self.decide(name, Operation::Stop).await?;
         }
+        self.agents.forget(name);
         reporter.say("Stopped", "the workspace is stopped");
-        Ok(workspace)
+        Ok(decided.workspace)
     }
 
     /// Ends the container: asks, then has its main process end the rest by force, then kills that too.
-    async fn end(&self, name: &WorkspaceName, grace_period: Duration) -> Result<()> {
+    async fn end(&self, name: &WorkspaceName, grace_period: Duration, has_agent: bool) -> Result<()> {
         let container = object_name(name);
+        let known = self.agents.forget(name);
+        if has_agent && self.end_by_agent(&container, known, grace_period).await? {
+            return Ok(());
+        }
         for (signal, patience) in [(END_SIGNAL, grace_period), (END_NOW_SIGNAL, END_NOW)] {
             self.engine.signal_container(&container, signal).await?;
             if self.ends_within(&container, patience).await? {
@@ -166,6 +208,27 @@ impl Context {
             }
         }
         self.engine.stop_container(&container).await
+    }
+
+    /// Has the agent end all commands within the grace period, and itself. False when it does not.
+    async fn end_by_agent(
+        &self,
+        container: &str,
+        known: Option<AgentClient>,
+        grace_period: Duration,
+    ) -> Result<bool> {
+        let ask = async {
+            let client = match known.filter(|client| !client.is_closed()) {
+                Some(client) => client,
+                None => self.connect_agent(container).await?,
+            };
+            client.shut_down(grace_period).await
+        };
+        // What does not answer is told by signals.
+        match tokio::time::timeout(grace_period + AGENT_ENDS, ask).await {
+            Ok(Ok(())) => self.ends_within(container, AGENT_ENDS).await,
+            _ => Ok(false),
+        }
     }
 
     async fn ends_within(&self, container: &str, patience: Duration) -> Result<bool> {

@@ -6,8 +6,8 @@ use bollard::container::LogOutput;
 use bollard::errors::Error as ApiError;
 use bollard::query_parameters::LogsOptionsBuilder;
 use bytes::BytesMut;
-use futures::StreamExt;
 use futures::stream::{BoxStream, try_unfold};
+use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use kled_core::provider::{LogLine, LogStream, LogsOptions};
 use kled_core::workspace::Operation;
@@ -15,7 +15,7 @@ use kled_core::{Error, Result, WorkspaceName};
 
 use super::Context;
 use super::body::{STARTED, STOPPING};
-use super::engine::Failed;
+use super::engine::{Engine, Failed};
 use super::marks::object_name;
 
 /// A longer line is given in parts.
@@ -28,24 +28,39 @@ impl Context {
         options: &LogsOptions,
     ) -> Result<BoxStream<'static, Result<LogLine>>> {
         self.faults.at(Operation::Logs, "look").await?;
-        let observation = self.observe(name).await?;
+        let observation = self.look(name).await?;
         if observation.is_nothing() {
             return Err(Error::workspace_not_found(name));
         }
         if observation.finished().is_none() {
             return Ok(futures::stream::empty().boxed());
         }
-        let tail = options.tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string());
-        let asked = LogsOptionsBuilder::new()
-            .follow(options.follow)
-            .stdout(true)
-            .stderr(true)
-            .timestamps(true)
-            .tail(&tail)
-            .build();
-        let pieces = self.engine.docker.logs(&object_name(name), Some(asked)).boxed();
-        Ok(lines(pieces))
+        Ok(lines_of(&self.engine, &object_name(name), options, observation.has_agent()))
     }
+}
+
+/// The log of a container. An agent writes its lines as JSON.
+pub(super) fn lines_of(
+    engine: &Engine,
+    container: &str,
+    options: &LogsOptions,
+    by_agent: bool,
+) -> BoxStream<'static, Result<LogLine>> {
+    let tail = options.tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string());
+    let asked = LogsOptionsBuilder::new()
+        .follow(options.follow)
+        .stdout(true)
+        .stderr(true)
+        .timestamps(true)
+        .tail(&tail)
+        .build();
+    let lines = lines(engine.docker.logs(container, Some(asked)).boxed());
+    if by_agent { lines.map_ok(said_by_agent).boxed() } else { lines }
+}
+
+/// What is no line of the agent was written by something else on its output, and is kept as it is.
+fn said_by_agent(line: LogLine) -> LogLine {
+    serde_json::from_str(&line.line).unwrap_or(LogLine { stream: LogStream::Supervisor, ..line })
 }
 
 /// What has arrived of the two streams, and the lines that are whole.
@@ -118,7 +133,22 @@ fn lines(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures::TryStreamExt;
+
+    #[test]
+    fn a_line_of_the_agent_says_whose_it_is() {
+        let said = |text: &str| LogLine {
+            time: Timestamp::UNIX_EPOCH,
+            stream: LogStream::Stdout,
+            command: None,
+            line: text.into(),
+        };
+        let own = LogLine { command: Some("make[7]".into()), ..said("built") };
+        assert_eq!(said_by_agent(said(&serde_json::to_string(&own).unwrap())), own);
+        assert_eq!(
+            said_by_agent(said("panicked")),
+            LogLine { stream: LogStream::Supervisor, ..said("panicked") }
+        );
+    }
 
     #[tokio::test]
     async fn pieces_become_lines() {

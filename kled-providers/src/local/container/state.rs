@@ -2,7 +2,7 @@
 //!
 //! | claim (volume `kled-NAME`) | container `kled-NAME` of the same identity | status |
 //! |---|---|---|
-//! | there | none | `Creating` while a create is at it, else `Interrupted` |
+//! | there | none | `Creating` while a create is at it, else `Interrupted`; in the set-up where an attempt was started |
 //! | there | never started | the same |
 //! | there | running | `Running` |
 //! | there | ended | `Stopped` |
@@ -13,11 +13,16 @@ use bollard::models::{ContainerInspectResponse, ContainerState, ContainerStateSt
 use jiff::Timestamp;
 use kled_core::workspace::{StopReason, WorkspaceStatus};
 
+use super::agent;
 use super::engine::{Labels, Listed};
 use super::marks::identity;
+use crate::agent::ending;
 
 /// Exit code of a process that signal 9 ended, as engines give it.
 const KILLED: i64 = 137;
+
+/// Exit code of an agent that ended an idle workspace.
+const IDLE: i64 = ending::IDLE as i64;
 
 /// What the engine shows of one workspace.
 #[derive(Clone, Debug, Default)]
@@ -49,6 +54,25 @@ impl Observation {
         same.then_some(self.container.as_ref()).flatten()
     }
 
+    /// An unfinished container of the claim whose files are complete: its agent was started, and sets the project up.
+    pub(super) fn attempt(&self) -> Option<&str> {
+        let claim = self.claim.as_ref().and_then(|labels| identity(labels))?;
+        let is_attempt = |listed: &&Listed| {
+            listed.was_started && agent::is_in(&listed.labels) && identity(&listed.labels) == Some(claim)
+        };
+        self.containers.iter().find(is_attempt).map(|listed| listed.name.as_str())
+    }
+
+    /// True when the agent ended the workspace at the end of its time to live.
+    pub(super) fn ended_by_expiry(&self) -> bool {
+        let state =
+            self.finished().filter(|_| self.has_agent()).and_then(|container| container.state.as_ref());
+        state.is_some_and(|state| {
+            state.status == Some(ContainerStateStatusEnum::EXITED)
+                && state.exit_code == Some(i64::from(ending::EXPIRED))
+        })
+    }
+
     /// The status. `under_way` says whether a create is at it now, `boot` when the engine's machine was started.
     pub(super) fn status(&self, under_way: bool, boot: Option<Timestamp>) -> WorkspaceStatus {
         if self.claim.is_none() {
@@ -62,7 +86,8 @@ impl Observation {
             }
         };
         let Some(container) = self.finished() else {
-            return unfinished("checkout", None);
+            let step = if self.attempt().is_some() { "set-up" } else { "checkout" };
+            return unfinished(step, None);
         };
         let state = container.state.clone().unwrap_or_default();
         match state.status {
@@ -72,7 +97,7 @@ impl Observation {
             Some(ContainerStateStatusEnum::EXITED | ContainerStateStatusEnum::STOPPING) => {
                 WorkspaceStatus::Stopped {
                     since: time(state.finished_at.as_deref()).unwrap_or_default(),
-                    reason: stop_reason(&state, boot),
+                    reason: stop_reason(&state, boot, self.has_agent()),
                 }
             }
             Some(ContainerStateStatusEnum::PAUSED) => WorkspaceStatus::Failed {
@@ -92,7 +117,7 @@ fn time(text: Option<&str>) -> Option<Timestamp> {
     text?.parse().ok().filter(|time| *time > Timestamp::UNIX_EPOCH)
 }
 
-fn stop_reason(state: &ContainerState, boot: Option<Timestamp>) -> StopReason {
+fn stop_reason(state: &ContainerState, boot: Option<Timestamp>, has_agent: bool) -> StopReason {
     let code = state.exit_code.unwrap_or_default();
     let started = time(state.started_at.as_deref());
     let finished = time(state.finished_at.as_deref());
@@ -105,6 +130,7 @@ fn stop_reason(state: &ContainerState, boot: Option<Timestamp>) -> StopReason {
     match code {
         // The main process ends by itself only when it is told to.
         0 => StopReason::Requested,
+        IDLE if has_agent => StopReason::Idle,
         _ if state.oom_killed == Some(true) => {
             StopReason::Crashed { message: "it used up its memory".into() }
         }
@@ -162,6 +188,49 @@ mod tests {
         assert!(observed("one", running.clone()).status(false, None).is_running());
         let other = observed("two", running).status(false, None);
         assert_eq!(other, WorkspaceStatus::Interrupted { step: "checkout".into(), message: None });
+    }
+
+    #[test]
+    fn an_agent_says_why_it_ended() {
+        let time = "2026-01-01T00:00:00Z";
+        let ended = |code, with_agent: bool| {
+            let mut observation = observed("one", ended(code, time, time));
+            if let Some(config) =
+                observation.container.as_mut().and_then(|container| container.config.as_mut())
+                && with_agent
+            {
+                config.labels.as_mut().unwrap().insert(agent::AGENT.into(), "digest".into());
+            }
+            observation
+        };
+        let reason = |observation: &Observation| match observation.status(false, None) {
+            WorkspaceStatus::Stopped { reason, .. } => reason,
+            other => panic!("{other}"),
+        };
+        assert_eq!(reason(&ended(80, true)), StopReason::Idle);
+        assert_eq!(reason(&ended(0, true)), StopReason::Requested);
+        // Without an agent these codes mean nothing.
+        assert!(matches!(reason(&ended(80, false)), StopReason::Crashed { .. }));
+        assert!(ended(81, true).ended_by_expiry());
+        assert!(!ended(81, false).ended_by_expiry() && !ended(80, true).ended_by_expiry());
+    }
+
+    #[test]
+    fn a_started_attempt_is_in_its_set_up() {
+        let mut labels = labels("one");
+        labels.insert(agent::AGENT.into(), "digest".into());
+        let attempt = Listed { name: "kled-demo-1".into(), labels: labels.clone(), was_started: true };
+        let of = |containers: Vec<Listed>| Observation {
+            claim: Some(self::labels("one")),
+            containers,
+            ..Observation::default()
+        };
+        let status = of(vec![attempt.clone()]).status(true, None);
+        assert_eq!(status, WorkspaceStatus::Creating { step: "set-up".into() });
+        let unstarted = Listed { was_started: false, ..attempt.clone() };
+        assert_eq!(of(vec![unstarted]).attempt(), None);
+        labels.insert(super::super::marks::ID.to_owned(), "two".into());
+        assert_eq!(of(vec![Listed { labels, ..attempt }]).attempt(), None);
     }
 
     #[test]

@@ -1,27 +1,30 @@
 //! Running commands in a container.
 //!
+//! In a container with an agent, the agent runs them and the engine only carries the bytes: see `bridge`. The rest is
+//! for containers without one.
+//!
 //! A command is started by a small script of the image's `sh`, which says on its output that the command is there,
 //! and as which process, before it becomes the command. That tells a missing command from one that fails, gives a
 //! terminal its size before the command sees it, and names the session that has to be ended.
 
+pub(super) mod bridge;
 mod control;
 mod script;
 mod streams;
 
-use std::sync::Arc;
-
+use bollard::errors::Error as ApiError;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use bollard::query_parameters::ResizeExecOptionsBuilder;
 use kled_core::provider::{Command, ExecSession, ExitStatus, StandardInput, TerminalSize};
-use kled_core::workspace::{Decision, Operation};
+use kled_core::workspace::Operation;
 use kled_core::{Error, ErrorKind, Result, Secret, WorkspaceId, WorkspaceName};
 use tokio::io::AsyncWriteExt;
 
 use super::Context;
-use super::body::{MEMORY_PATH, WORKSPACE_PATH};
+use super::body::{MEMORY_PATH, working_folder};
 use super::engine::{Engine, Failed, status};
 use super::marks::{Marks, object_name};
-use super::state::Observation;
+use super::reach::Way;
 use control::EndOnDrop;
 use script::{Greeting, HAND_OVER, TOKEN_VARIABLE};
 use streams::{Attached, exit_status};
@@ -43,10 +46,20 @@ struct Running {
 }
 
 impl Context {
-    pub(super) async fn exec(self: Arc<Self>, name: &WorkspaceName, command: Command) -> Result<ExecSession> {
-        self.faults.at(Operation::Exec, "look").await?;
-        let marks = self.running(name).await?;
-        let environment = environment(&command)?;
+    pub(super) async fn exec(&self, name: &WorkspaceName, command: Command) -> Result<ExecSession> {
+        match self.way(Operation::Exec, name).await? {
+            Way::Agent(reached) => self.exec_by_agent(name, *reached, command).await,
+            Way::Shell(marks) => self.exec_by_shell(name, &marks, &command).await,
+        }
+    }
+
+    async fn exec_by_shell(
+        &self,
+        name: &WorkspaceName,
+        marks: &Marks,
+        command: &Command,
+    ) -> Result<ExecSession> {
+        let environment = environment(command)?;
         let mut secrets = Vec::new();
         for (variable, reference) in &marks.spec.secrets {
             let secret =
@@ -60,27 +73,17 @@ impl Context {
         if let Some(file) = &file {
             hand_over(&self.engine, &container, file, &secrets).await?;
         }
-        let arguments = script::run(&command, WORKSPACE_PATH, file.as_deref());
-        let begun =
-            Begin { engine: &self.engine, container, token, environment, arguments, command: &command };
+        let arguments = script::run(command, &working_folder(&marks.spec), file.as_deref());
+        let begun = Begin { engine: &self.engine, container, token, environment, arguments, command };
         begun.begin().await
     }
+}
 
-    /// The marks of a workspace that runs commands.
-    async fn running(&self, name: &WorkspaceName) -> Result<Marks> {
-        let object = object_name(name);
-        let claim = self.engine.volume(&object).await?;
-        let container = self.engine.container(&object).await?;
-        let mut observation = Observation { claim, container, ..Observation::default() };
-        if observation.finished().is_none() {
-            observation = self.observe(name).await?;
-        }
-        let labels = observation.labels().ok_or_else(|| Error::workspace_not_found(name))?;
-        let status = self.status_of(name, &observation).await;
-        match status.decide(Operation::Exec) {
-            Decision::Satisfied => Marks::read(labels),
-            _ => Err(status.refusal(Operation::Exec, name)),
-        }
+/// An error of the engine about a container that ran a moment ago.
+fn not_running(error: ApiError) -> Error {
+    match status(&error) {
+        Some(404 | 409) => Error::new(ErrorKind::InvalidState, "the workspace is not running").because(error),
+        _ => Failed::plain(error),
     }
 }
 
@@ -164,13 +167,7 @@ impl Begin<'_> {
             ..CreateExecOptions::default()
         };
         let created = self.engine.docker.create_exec(&self.container, options).await;
-        let exec = created.map_err(|error| match status(&error) {
-            // It ran a moment ago.
-            Some(404 | 409) => {
-                Error::new(ErrorKind::InvalidState, "the workspace is not running").because(error)
-            }
-            _ => Failed::plain(error),
-        })?;
+        let exec = created.map_err(not_running)?;
         // Not known before the greeting; until then the token finds it.
         let mut running = Running {
             engine: self.engine.clone(),

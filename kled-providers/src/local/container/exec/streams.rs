@@ -27,9 +27,9 @@ const LOOK_MAX: Duration = Duration::from_millis(500);
 /// A command's connection.
 pub(super) struct Attached {
     pub(super) input: Pin<Box<dyn AsyncWrite + Send>>,
-    output: BoxStream<'static, std::result::Result<LogOutput, ApiError>>,
+    pub(super) output: BoxStream<'static, std::result::Result<LogOutput, ApiError>>,
     /// What has arrived and belongs to the command's own output.
-    stdout: BytesMut,
+    pub(super) stdout: BytesMut,
     stderr: BytesMut,
 }
 

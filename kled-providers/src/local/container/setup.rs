@@ -1,0 +1,63 @@
+//! What the project asks for, carried out by the agent.
+
+use futures::stream;
+use kled_core::provider::Severity;
+use kled_core::setup::Phase;
+use kled_core::workspace::Workspace;
+use kled_core::{Error, Failure, Result, WorkspaceName};
+
+use super::agent::{self, FAILURE, FOLDER};
+use super::marks::Marks;
+use super::reach::Reached;
+use super::upload::single_file;
+use super::{Context, Reporter};
+use crate::agent::{AgentClient, SetupOptions, SetupProgress};
+
+/// The longest note of a failure that is read, with what an archive has around it.
+const NOTE_MAX: usize = 64 << 10;
+
+impl Context {
+    /// Carries out what the project asks for when its workspace is made or started.
+    pub(super) async fn set_up(&self, client: &AgentClient, phase: Phase, reporter: &Reporter) -> Result<()> {
+        let progress = |progress: SetupProgress<'_>| {
+            if let SetupProgress::Line(line) = progress {
+                reporter.say("SettingUp", line);
+            }
+        };
+        let summary = client.set_up(&SetupOptions::new(phase), progress).await?;
+        for field in &summary.ignored {
+            reporter.tell(Severity::Warning, "SetupFieldIgnored", field.to_string());
+        }
+        Ok(())
+    }
+
+    /// Notes in the container itself why its set-up failed. What failed is the error; that it could not be noted is not
+    /// worth another.
+    pub(super) async fn note_failure(&self, container: &str, error: &Error) {
+        let Ok(archive) = agent::failure(error) else { return };
+        let noted = self.engine.upload(container, FOLDER, stream::iter([Ok(archive)])).await;
+        if let Err(error) = noted {
+            tracing::debug!(container, %error, "why a set-up failed is not noted");
+        }
+    }
+
+    /// Why the last set-up of a container failed, if that is known.
+    pub(super) async fn noted_failure(&self, container: &str) -> Option<String> {
+        let path = format!("{FOLDER}/{FAILURE}");
+        let archive = self.engine.download(container, &path, NOTE_MAX).await.ok()??;
+        let text = single_file(&archive).ok()?;
+        serde_json::from_slice::<Failure>(&text).ok().map(|failure| failure.message)
+    }
+
+    /// Whoever makes or starts a workspace is about to use it.
+    pub(super) fn keep_agent(&self, name: &WorkspaceName, workspace: &Workspace, client: AgentClient) {
+        let marks = Marks {
+            name: workspace.name.clone(),
+            id: workspace.id,
+            spec: workspace.spec.clone(),
+            created: workspace.created,
+            commit: None,
+        };
+        self.agents.keep(name, Reached { marks, client });
+    }
+}
