@@ -4,7 +4,7 @@
 //! follows are the bytes of one connection to the agent, both ways. The end of either way is the end of both.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::thread;
@@ -15,6 +15,7 @@ use kled_core::{Error, ErrorKind, Result};
 use super::settings::{self, Variables, read_token};
 use super::status::reachable;
 use crate::agent::Token;
+use crate::agent::protocol::CHUNK;
 
 /// How long an agent that has just been started may take to listen.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -50,16 +51,31 @@ fn connect(address: SocketAddr) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// Copies with what the system has for it: between pipes and sockets no byte passes through this process.
+/// Copies both ways, each on a thread of its own, until one of them ends.
 fn join(token: &Token, stream: &TcpStream) -> io::Result<()> {
+    // Their own buffers would hold back what is not a line.
     let mut input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     output.write_all(format!("{}\n", token.expose()).as_bytes())?;
     let (mut to_agent, mut from_agent) = (stream.try_clone()?, stream.try_clone()?);
     thread::spawn(move || {
         // Whoever is at the other end sees the end; there is nobody to tell more.
-        let _ended = io::copy(&mut input, &mut to_agent);
+        let _ended = copy(&mut input, &mut to_agent);
         let _closed = to_agent.shutdown(Shutdown::Both);
     });
-    io::copy(&mut from_agent, &mut output).map(drop)
+    copy(&mut from_agent, &mut output)
+}
+
+/// Not the library's copy: on Linux that has the kernel move the bytes, which locks a pipe for as long as the socket
+/// has none, and who reads from the pipe then waits, too, for what is in it already.
+fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+    let mut buffer = vec![0_u8; CHUNK];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(read) => to.write_all(&buffer[..read])?,
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+            Err(cause) => return Err(cause),
+        }
+    }
 }
