@@ -39,8 +39,82 @@ async fn local(supervisor: Supervisor, mut settings: ProviderSettings) -> Result
         }
         Some(address) => builder.container_engine(ContainerEngine::At(address.to_owned())),
     };
+    #[cfg(feature = "container")]
+    if let Some(program) = agent_program::find(settings.take(agent_program::KEY)).await? {
+        builder = builder.agent_program(program);
+    }
     settings.finish()?;
     Ok(Arc::new(builder.build().await?))
+}
+
+/// The workspace agent for containers.
+#[cfg(feature = "container")]
+mod agent_program {
+    use std::path::{Path, PathBuf};
+
+    use kled_core::{Error, ErrorKind, Result};
+    use kled_providers::agent::delivery::AgentProgram;
+    use kled_providers::image::StaticProgram;
+
+    /// In the table of the local provider.
+    pub(super) const KEY: &str = "agent-program";
+
+    /// Instead of a path: containers have no agent.
+    const NONE: &str = "none";
+
+    /// The program's name beside this one.
+    const NAME: &str = "kled-agent";
+
+    /// The program that was named, else the one beside this program, if it can run in a container.
+    pub(super) async fn find(named: Option<String>) -> Result<Option<AgentProgram>> {
+        if named.as_deref() == Some(NONE) {
+            return Ok(None);
+        }
+        let found = tokio::task::spawn_blocking(move || match named {
+            Some(path) => read(Path::new(&path)).map(Some).map_err(|error| error.with("setting", KEY)),
+            None => Ok(std::env::current_exe().ok().as_deref().and_then(beside)),
+        });
+        found.await.unwrap_or_else(|cause| {
+            Err(Error::new(ErrorKind::Internal, "the agent's program cannot be read").because(cause))
+        })
+    }
+
+    fn read(path: &Path) -> Result<AgentProgram> {
+        Ok(AgentProgram::new(StaticProgram::read(path)?.into_content()))
+    }
+
+    /// The agent in the folder of a program, also of one that is run by a link. One that needs other files would not run
+    /// in a container.
+    fn beside(program: &Path) -> Option<AgentProgram> {
+        let resolved: Option<PathBuf> = program.canonicalize().ok();
+        let path = resolved.as_deref().unwrap_or(program).with_file_name(NAME);
+        read(&path).inspect_err(|error| tracing::debug!(%error, "no agent for containers")).ok()
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[tokio::test]
+        async fn a_program_that_was_named_has_to_be_one() {
+            let own = std::env::current_exe().unwrap().display().to_string();
+            let error = find(Some(own)).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+            assert!(error.to_string().contains(KEY), "{error}");
+            let error = find(Some("/no/such/program".into())).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NotFound);
+            assert!(find(Some(NONE.into())).await.unwrap().is_none());
+        }
+
+        #[test]
+        fn one_beside_that_cannot_run_in_a_container_is_left_out() {
+            let folder = tempfile::tempdir().unwrap();
+            let program = folder.path().join("kled");
+            assert!(beside(&program).is_none());
+            std::fs::copy(std::env::current_exe().unwrap(), folder.path().join(NAME)).unwrap();
+            assert!(beside(&program).is_none());
+        }
+    }
 }
 
 #[cfg(feature = "kubernetes")]

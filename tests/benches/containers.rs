@@ -10,13 +10,12 @@ use anyhow::{Result, ensure};
 use kled_core::WorkspaceName;
 use kled_core::provider::{Faults, ProviderExt as _};
 use kled_tests::containers::Containers;
-use kled_tests::podman::PodmanService;
 
 const COMMANDS: usize = 30;
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    if let Some(missing) = PodmanService::missing() {
+    if let Some(missing) = Containers::missing() {
         println!("left out: {missing}");
         return Ok(());
     }

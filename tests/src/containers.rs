@@ -1,7 +1,7 @@
 //! Workspaces in containers for tests: a real engine with an image, and what is left of a workspace in it, found
 //! without the provider.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -74,6 +74,12 @@ impl Containers {
     #[must_use]
     pub const fn podman(&self) -> &PodmanService {
         &self.podman
+    }
+
+    /// The folder of the repositories.
+    #[must_use]
+    pub fn repositories(&self) -> &Path {
+        self.folder.path()
     }
 
     /// The folder in which the provider keeps checkouts that are under way.

@@ -18,6 +18,7 @@ mod shell;
 mod tests;
 
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -48,15 +49,14 @@ const DAMAGED: u8 = 75;
 #[derive(Clone)]
 pub struct AgentProgram {
     content: Bytes,
-    digest: String,
+    /// Made when it is first asked for: not whoever has a program puts it anywhere.
+    digest: Arc<OnceLock<String>>,
 }
 
 impl AgentProgram {
     /// A program of these bytes.
     pub fn new(content: impl Into<Bytes>) -> Self {
-        let content = content.into();
-        let digest = hex::encode(Sha256::digest(&content));
-        Self { content, digest }
+        Self { content: content.into(), digest: Arc::default() }
     }
 
     /// The program in a file. Blocks: call it on a thread that may.
@@ -78,7 +78,7 @@ impl AgentProgram {
     /// The SHA-256 of its bytes, in hexadecimal.
     #[must_use]
     pub fn digest(&self) -> &str {
-        &self.digest
+        self.digest.get_or_init(|| hex::encode(Sha256::digest(&self.content)))
     }
 
     /// Its bytes.
@@ -88,7 +88,7 @@ impl AgentProgram {
     }
 
     fn place(&self, folder: &str) -> String {
-        format!("{}/kled-agent-{}", folder.trim_end_matches('/'), &self.digest[..NAME_DIGITS])
+        format!("{}/kled-agent-{}", folder.trim_end_matches('/'), &self.digest()[..NAME_DIGITS])
     }
 
     /// Beside the place, so that a rename within one file system leads there; unlike that of any other delivery.
@@ -101,7 +101,7 @@ impl AgentProgram {
 impl std::fmt::Debug for AgentProgram {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut debug = formatter.debug_struct("AgentProgram");
-        debug.field("digest", &self.digest).field("size", &self.content.len()).finish()
+        debug.field("digest", &self.digest()).field("size", &self.content.len()).finish()
     }
 }
 
@@ -155,7 +155,7 @@ pub async fn deliver(
 async fn find(remote: &dyn Remote, agent: &AgentProgram, folders: &[&str]) -> Result<Option<String>> {
     for folder in folders {
         let place = agent.place(folder);
-        if ask(remote, &[&place, "digest"], QUESTION_LIMIT).await?.says(&agent.digest) {
+        if ask(remote, &[&place, "digest"], QUESTION_LIMIT).await?.says(agent.digest()) {
             return Ok(Some(place));
         }
     }
@@ -165,8 +165,8 @@ async fn find(remote: &dyn Remote, agent: &AgentProgram, folders: &[&str]) -> Re
 async fn put(remote: &dyn Remote, agent: &AgentProgram, folder: &str) -> Result<String> {
     let (place, temporary) = (agent.place(folder), agent.temporary(folder));
     send(remote, agent, &temporary).await?;
-    let installed = ask(remote, &[&temporary, "install", &agent.digest, &place], QUESTION_LIMIT).await?;
-    if installed.says(&agent.digest) {
+    let installed = ask(remote, &[&temporary, "install", agent.digest(), &place], QUESTION_LIMIT).await?;
+    if installed.says(agent.digest()) {
         return Ok(place);
     }
     // What can't be removed is never run: no other delivery has its name.
