@@ -296,19 +296,15 @@ async fn token() -> Result<()> {
     let (containers, provider) = open().await?;
     let name = name("token")?;
     provider.create(&name, &containers.builder("one").image(USER_IMAGE).build()?).await?;
-    let seen = output(&provider, &name, "stat -c '%a %u' /run/kled/token && cat /run/kled/token").await;
-    let seen = match seen {
-        Ok(seen) => seen,
-        // A busybox without stat.
-        Err(_) => output(&provider, &name, "ls -ln /run/kled/token >&2; cat /run/kled/token").await?,
-    };
-    let token = seen.lines().last().context("a token")?.to_owned();
+    let seen = output(&provider, &name, "ls -ln /run/kled/token; cat /run/kled/token").await?;
+    let (listed, token) = seen.split_once('\n').context("two lines")?;
+    ensure!(listed.starts_with("-rw-------") && listed.contains("65534"), "{listed}");
     ensure!(token.len() == 64, "the token has {} characters", token.len());
     let podman = containers.podman();
     let inspected = podman.podman(&["inspect", "kled-token"]).await?;
-    ensure!(!inspected.contains(&token), "the engine's record of the container has the token");
+    ensure!(!inspected.contains(token), "the engine's record of the container has the token");
     let logged = podman.podman(&["logs", "kled-token"]).await?;
-    ensure!(!logged.contains(&token), "the log has the token");
+    ensure!(!logged.contains(token), "the log has the token");
     let exported = podman.directory().join("exported.tar");
     podman.podman(&["export", "--output", exported.to_str().context("UTF-8")?, "kled-token"]).await?;
     let bytes = std::fs::read(&exported)?;
