@@ -42,8 +42,12 @@ fn start() -> anyhow::Result<(Runtime, Arc<Containers>)> {
 }
 
 async fn suite(containers: &Arc<Containers>) -> anyhow::Result<Suite> {
+    let known = |name: &&str| cases().iter().any(|case| case.name() == *name);
+    let unknown: Vec<_> = WITHOUT_AGENT.iter().filter(|name| !known(name)).collect();
+    anyhow::ensure!(unknown.is_empty(), "there are no cases {unknown:?}");
     let with_agent: Arc<dyn Fixture> = Arc::clone(containers) as Arc<dyn Fixture>;
     let plain: Arc<dyn Fixture> = Arc::new(PlainContainers(Arc::clone(containers)));
+    // One at a time: cases wipe the state folder, which all have in common.
     let suite = add_cases(Suite::new("container"), "agent", &with_agent, |_| true).await?;
     add_cases(suite, "plain", &plain, |case| WITHOUT_AGENT.contains(&case.name())).await
 }
