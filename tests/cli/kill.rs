@@ -13,7 +13,6 @@ use anyhow::{Context as _, Result, ensure};
 use kled_cli::{Runner, Supervisor};
 use kled_core::WorkspaceName;
 use kled_tests::containers::{Containers, IMAGE};
-use kled_tests::podman::PodmanService;
 use kled_tests::programs::{self, Privilege};
 use kled_tests::suite::Suite;
 use place::{AS_PROGRAM, Place};
@@ -43,11 +42,13 @@ fn main() -> ExitCode {
             .await?
         });
     let containers = "a create of a container killed at any moment is finished or removed";
-    match PodmanService::missing() {
+    match Containers::missing() {
         Some(reason) => suite.skip(containers, reason),
         None => suite.case(containers, || async {
             let engine = Containers::start().await?;
-            let place = Place::of_containers(engine.podman().socket(), IMAGE)?;
+            // Built by the engine's start.
+            let place =
+                Place::of_containers(engine.podman().socket(), IMAGE, &kled_tests::agent::program()?)?;
             tokio::task::spawn_blocking(|| Kills { place, engine: Some(engine) }.every_moment()).await?
         }),
     }
@@ -106,7 +107,10 @@ impl Kills {
     fn finished_by_create(&self) -> Result<()> {
         let created = self.place.run(&self.place.create())?;
         ensure!(created.status.success(), "create again: {}", String::from_utf8_lossy(&created.stderr));
-        if self.engine.is_none() {
+        if self.engine.is_some() {
+            let status = self.place.run(&["agent", "status", Place::NAME])?;
+            ensure!(status.status.success(), "agent status: {}", String::from_utf8_lossy(&status.stderr));
+        } else {
             // The image of the containers has no git.
             let changed = self.exec(&["git", "status", "--porcelain"])?;
             ensure!(changed.is_empty(), "files are missing: {changed}");

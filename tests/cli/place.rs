@@ -26,9 +26,15 @@ impl Place {
         Self::new(None, 2_000)
     }
 
-    /// A place whose workspaces are containers of the engine at `socket`. Fewer files, since each is also packed.
-    pub(crate) fn of_containers(socket: &Path, image: &'static str) -> Result<Self> {
-        Self::new(Some((socket.to_owned(), image)), 500)
+    /// A place whose workspaces are containers, with the agent, of the engine at `socket`. Fewer files, since each is also
+    /// packed.
+    pub(crate) fn of_containers(socket: &Path, image: &'static str, agent: &Path) -> Result<Self> {
+        let place = Self::new(Some((socket.to_owned(), image)), 500)?;
+        let configuration = place.folder.path().join("home/.config/kled");
+        fs::create_dir_all(&configuration)?;
+        let settings = format!("[providers.local]\nagent-program = \"{}\"\n", agent.display());
+        fs::write(configuration.join("config.toml"), settings)?;
+        Ok(place)
     }
 
     fn new(container: Option<(PathBuf, &'static str)>, files: usize) -> Result<Self> {

@@ -293,7 +293,11 @@ impl Context {
         self.engine.start_container(object).await.map_err(no_program)?;
         let client = self.watched(name, marks, self.connect_started(object)).await?;
         self.step(name, marks, "set-up").await?;
-        let set_up = self.watched(name, marks, self.set_up(&client, Phase::Create, reporter)).await;
+        let set_up = async {
+            self.set_up(&client, Phase::Create, reporter).await?;
+            self.mark_prepared(&client).await
+        };
+        let set_up = self.watched(name, marks, set_up).await;
         if let Err(error) = set_up {
             if error.kind() != ErrorKind::Cancelled {
                 self.note_failure(object, &error).await;

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 use kled_core::provider::{Enforcement, ListOptions};
-use kled_core::setup::Phase;
 use kled_core::workspace::{Checkout, Condition, Decision, Operation, Workspace, WorkspaceStatus};
 use kled_core::{Error, ErrorKind, Result, WorkspaceName};
 use tokio::time::Instant;
@@ -34,6 +33,11 @@ struct Decided {
     workspace: Workspace,
     decision: Decision,
     has_agent: bool,
+}
+
+/// True for an error that says nothing of the set-up: the container may have been stopped meanwhile.
+fn is_of_connection(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::InvalidState | ErrorKind::Conflict)
 }
 
 impl Context {
@@ -155,20 +159,28 @@ impl Context {
     pub(super) async fn start(&self, name: &WorkspaceName, reporter: &Reporter) -> Result<Workspace> {
         self.faults.at(Operation::Start, "look").await?;
         let mut decided = self.decide(name, Operation::Start).await?;
-        let container = object_name(name);
-        let is_mine = decided.decision == Decision::Act;
-        while decided.decision == Decision::Act {
-            self.faults.at(Operation::Start, "start").await?;
-            reporter.say("Starting", "starting the container");
-            self.engine.start_container(&container).await?;
+        loop {
+            if decided.decision == Decision::Act {
+                self.faults.at(Operation::Start, "start").await?;
+                reporter.say("Starting", "starting the container");
+                self.engine.start_container(&object_name(name)).await?;
+            } else if !decided.has_agent {
+                break;
+            } else {
+                match self.prepare_started(name, &decided.workspace, reporter).await {
+                    Ok(()) => break,
+                    Err(error) if is_of_connection(&error) => {
+                        let was_known = self.agents.forget(name).is_some();
+                        decided = self.decide(name, Operation::Start).await?;
+                        if decided.decision == Decision::Satisfied && !was_known {
+                            return Err(error);
+                        }
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
             // A stop beside it may have come in between; then it is started again.
-            decided = self.decide(name, Operation::Start).await?;
-        }
-        if is_mine && decided.has_agent {
-            let client = self.connect_started(&container).await;
-            let client = self.unless_lost(Operation::Start, name, client).await?;
-            self.set_up(&client, Phase::Start, reporter).await?;
-            self.keep_agent(name, &decided.workspace, client);
             decided = self.decide(name, Operation::Start).await?;
         }
         reporter.say("Started", "the workspace is running");

@@ -44,7 +44,7 @@ pub(super) enum Way {
 }
 
 impl Agents {
-    fn get(&self, name: &WorkspaceName) -> Option<Reached> {
+    pub(super) fn get(&self, name: &WorkspaceName) -> Option<Reached> {
         let mut agents = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if agents.get(name).is_some_and(|reached| reached.client.is_closed()) {
             agents.remove(name);

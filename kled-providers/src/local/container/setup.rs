@@ -4,10 +4,10 @@ use futures::stream;
 use kled_core::provider::Severity;
 use kled_core::setup::Phase;
 use kled_core::workspace::Workspace;
-use kled_core::{Error, Failure, Result, WorkspaceName};
+use kled_core::{Error, ErrorKind, Failure, Result, WorkspaceName};
 
 use super::agent::{self, FAILURE, FOLDER};
-use super::marks::Marks;
+use super::marks::{Marks, object_name};
 use super::reach::Reached;
 use super::upload::single_file;
 use super::{Context, Reporter};
@@ -16,7 +16,43 @@ use crate::agent::{AgentClient, SetupOptions, SetupProgress};
 /// The longest note of a failure that is read, with what an archive has around it.
 const NOTE_MAX: usize = 64 << 10;
 
+/// A folder in the container's memory that says that the project is set up: in this run of the container, whoever started
+/// it.
+const PREPARED: &str = "/run/kled/prepared";
+
+/// An archive with nothing in it: two blocks of zeros.
+const NOTHING: [u8; 1024] = [0; 1024];
+
 impl Context {
+    /// Has the project of a running container set up, unless that is done: also where a start was cut short before.
+    pub(super) async fn prepare_started(
+        &self,
+        name: &WorkspaceName,
+        workspace: &Workspace,
+        reporter: &Reporter,
+    ) -> Result<()> {
+        let known = self.agents.get(name).map(|reached| reached.client);
+        let client = match known {
+            Some(client) => client,
+            None => self.connect_started(&object_name(name)).await?,
+        };
+        match client.download(PREPARED).await {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.set_up(&client, Phase::Start, reporter).await?;
+                self.mark_prepared(&client).await?;
+            }
+            Err(error) => return Err(error),
+        }
+        self.keep_agent(name, workspace, client);
+        Ok(())
+    }
+
+    /// Notes that nothing is left to be done before the next start.
+    pub(super) async fn mark_prepared(&self, client: &AgentClient) -> Result<()> {
+        client.upload(PREPARED, &NOTHING[..]).await.map(drop)
+    }
+
     /// Carries out what the project asks for when its workspace is made or started.
     pub(super) async fn set_up(&self, client: &AgentClient, phase: Phase, reporter: &Reporter) -> Result<()> {
         let progress = |progress: SetupProgress<'_>| {
@@ -49,8 +85,8 @@ impl Context {
         serde_json::from_slice::<Failure>(&text).ok().map(|failure| failure.message)
     }
 
-    /// Whoever makes or starts a workspace is about to use it.
-    pub(super) fn keep_agent(&self, name: &WorkspaceName, workspace: &Workspace, client: AgentClient) {
+    /// Whoever starts a workspace is about to use it.
+    fn keep_agent(&self, name: &WorkspaceName, workspace: &Workspace, client: AgentClient) {
         let marks = Marks {
             name: workspace.name.clone(),
             id: workspace.id,
