@@ -32,6 +32,9 @@ const REQUEST_SECONDS: u64 = 3600;
 /// Podman records the end of a container in some ten milliseconds.
 const SETTLING: Duration = Duration::from_millis(10);
 
+/// What another call may take to start or to end a container.
+const BETWEEN_STATES: Duration = Duration::from_secs(5);
+
 /// A container or volume as a list shows it.
 #[derive(Clone, Debug)]
 pub(super) struct Listed {
@@ -173,8 +176,19 @@ impl Engine {
         }
     }
 
+    /// Starts a container. Podman refuses one that another call is just starting or ending: it is asked again.
     pub(super) async fn start_container(&self, name: &str) -> Result<()> {
-        self.docker.start_container(name, None::<StartContainerOptions>).await.map_err(Failed::plain)
+        let deadline = tokio::time::Instant::now() + BETWEEN_STATES;
+        loop {
+            match self.docker.start_container(name, None::<StartContainerOptions>).await {
+                Err(error)
+                    if says(&error, "container state improper") && tokio::time::Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(SETTLING).await;
+                }
+                result => return result.map_err(Failed::plain),
+            }
+        }
     }
 
     /// Sends a signal. One that has ended, or is gone, needs none.

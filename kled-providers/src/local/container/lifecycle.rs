@@ -25,6 +25,9 @@ const END_NOW: Duration = Duration::from_secs(2);
 /// What an agent may take, beyond the grace period, to kill what is left and to end.
 const AGENT_ENDS: Duration = Duration::from_secs(10);
 
+/// How long a start looks for the agent of a container that is said to run.
+const AGENT_BEGINS: Duration = Duration::from_secs(30);
+
 /// How many workspaces a list asks for at once.
 const LOOKS: usize = 4;
 
@@ -159,6 +162,7 @@ impl Context {
     pub(super) async fn start(&self, name: &WorkspaceName, reporter: &Reporter) -> Result<Workspace> {
         self.faults.at(Operation::Start, "look").await?;
         let mut decided = self.decide(name, Operation::Start).await?;
+        let deadline = Instant::now() + AGENT_BEGINS;
         loop {
             if decided.decision == Decision::Act {
                 self.faults.at(Operation::Start, "start").await?;
@@ -169,13 +173,11 @@ impl Context {
             } else {
                 match self.prepare_started(name, &decided.workspace, reporter).await {
                     Ok(()) => break,
-                    Err(error) if is_of_connection(&error) => {
-                        let was_known = self.agents.forget(name).is_some();
-                        decided = self.decide(name, Operation::Start).await?;
-                        if decided.decision == Decision::Satisfied && !was_known {
-                            return Err(error);
-                        }
-                        continue;
+                    // While a stop is under way the container still is said to run.
+                    Err(error) if is_of_connection(&error) && Instant::now() < deadline => {
+                        tracing::debug!(workspace = %name, %error, "looking for the agent again");
+                        self.agents.forget(name);
+                        tokio::time::sleep(POLL).await;
                     }
                     Err(error) => return Err(error),
                 }
