@@ -10,6 +10,9 @@
 //! | `container` (default where the spec names an image) | a container and a volume of Docker or Podman | an engine |
 //! | `none` | processes without a sandbox; for trusted repositories only | git |
 //!
+//! Containers have all that processes have, but for events, where the provider is given the agent's program:
+//! [`LocalProviderBuilder::agent_program`].
+//!
 //! See [`SupervisorProgram`] for the one line that a program needs in its `main`.
 
 mod builder;
