@@ -25,6 +25,9 @@ use crate::agent::{AgentClient, SetupOptions, SetupProgress, Token};
 /// How often whoever is at it says so.
 const RENEWAL: Duration = Duration::from_secs(LEASE.as_secs() / 3);
 
+/// Before a name that was taken an instant ago is looked at again.
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// Failures of a create after which another spec may have the name: what was asked for does not exist.
 const GIVES_NAME_AWAY: [ErrorKind; 3] =
     [ErrorKind::RepositoryNotFound, ErrorKind::RevisionNotFound, ErrorKind::Unauthenticated];
@@ -154,8 +157,12 @@ impl Context {
                     Some(claimed) if claimed.marks.id == marks.id => {
                         return Ok(self.turn(claimed, under_way));
                     }
-                    _ if self.cluster.claimed(name).await?.is_none() => return Err(foreign(name)),
-                    _ => continue,
+                    _ if self.cluster.is_foreign(name).await? => return Err(foreign(name)),
+                    // Another one was faster, or the one that was in the way is gone.
+                    _ => {
+                        tokio::time::sleep(PAUSE).await;
+                        continue;
+                    }
                 }
             };
             if claimed.is_deleting() {

@@ -58,7 +58,7 @@ where
     S: SinkExt<Message> + Unpin,
 {
     loop {
-        let mut message = BytesMut::with_capacity(CHUNK + 1);
+        let mut message = BytesMut::with_capacity(2 * CHUNK);
         message.extend_from_slice(&[DATA]);
         match reader.read_buf(&mut message).await {
             Ok(0) | Err(_) => break,

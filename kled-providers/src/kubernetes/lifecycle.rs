@@ -16,18 +16,6 @@ use super::status::Observation;
 use super::watch::overtaken;
 
 impl Context {
-    /// What the cluster shows of a StatefulSet that was just read.
-    pub(super) async fn observed_of(&self, claimed: &Claimed) -> Result<Observation> {
-        let name = &claimed.marks.name;
-        let (pod, claim) = tokio::try_join!(self.cluster.pod(name), self.cluster.volume_claim(name))?;
-        let Claimed { marks, set } = claimed.clone();
-        let mut observation = Observation { marks, set, pod, claim, events: Vec::new(), agent: None };
-        if observation.has_pods() && !observation.has_started() {
-            observation.events = self.warnings(name).await?;
-        }
-        Ok(observation)
-    }
-
     async fn found(&self, name: &WorkspaceName) -> Result<(Claimed, Observation)> {
         let claimed = self.cluster.claimed(name).await?.ok_or_else(|| Error::workspace_not_found(name))?;
         let observation = self.observed_of(&claimed).await?;

@@ -10,10 +10,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kled_core::{Error, ErrorKind, Result};
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::io::SyncIoBridge;
 use tonic::{Status, Streaming};
 
 use super::call::{ANSWER_QUEUE, first};
@@ -23,8 +21,8 @@ use crate::agent::protocol::messages::upload_request::Message as Said;
 use crate::agent::protocol::messages::{DownloadResponse, TransferEnd, UploadRequest, UploadResponse};
 use crate::agent::protocol::{CHUNK, broken_protocol, lost, status_of};
 
-/// What may be received and not yet unpacked.
-const UNPACK_BUFFER: usize = 1 << 20;
+/// Chunks that may be received and not yet unpacked.
+const UNPACK_QUEUE: usize = 16;
 
 /// The folder into which a copy arrives begins with this.
 const ARRIVING: &str = ".kled-arriving-";
@@ -51,9 +49,10 @@ pub(super) async fn upload(
         return Err(status_of(&broken_protocol()));
     };
     let folder = commands.configuration.working_directory.join(folder);
-    let (archive, reader) = tokio::io::duplex(UNPACK_BUFFER);
+    let (archive, chunks) = mpsc::channel(UNPACK_QUEUE);
     let place = folder.clone();
-    let unpacking = tokio::task::spawn_blocking(move || unpack(SyncIoBridge::new(reader), &place));
+    let archived = Chunks { chunks, chunk: Bytes::new() };
+    let unpacking = tokio::task::spawn_blocking(move || unpack(archived, &place));
     let received = receive(commands, &mut source, archive).await;
     let unpacked =
         unpacking.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "unpacking ended")));
@@ -80,7 +79,7 @@ pub(super) async fn upload(
 async fn receive(
     commands: &Commands,
     source: &mut Streaming<UploadRequest>,
-    mut archive: DuplexStream,
+    archive: mpsc::Sender<Bytes>,
 ) -> Result<TransferEnd> {
     let (mut digest, mut bytes) = (Sha256::new(), 0_u64);
     let mut unpacked = true;
@@ -91,7 +90,7 @@ async fn receive(
                 digest.update(&chunk);
                 bytes += chunk.len() as u64;
                 // What follows the end of the archive is padding.
-                unpacked = unpacked && archive.write_all(&chunk).await.is_ok();
+                unpacked = unpacked && archive.send(chunk).await.is_ok();
             }
             Some(Said::End(end)) => {
                 let received = TransferEnd { bytes, sha256: Bytes::copy_from_slice(&digest.finalize()) };
@@ -104,6 +103,26 @@ async fn receive(
             Some(Said::Start(_)) => return Err(broken_protocol()),
             None => return Err(lost()),
         }
+    }
+}
+
+/// What was received, for code that blocks. It ends where the sender is dropped.
+struct Chunks {
+    chunks: mpsc::Receiver<Bytes>,
+    chunk: Bytes,
+}
+
+impl Read for Chunks {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() {
+            match self.chunks.blocking_recv() {
+                Some(chunk) => self.chunk = chunk,
+                None => return Ok(0),
+            }
+        }
+        let part = self.chunk.split_to(self.chunk.len().min(buffer.len()));
+        buffer[..part.len()].copy_from_slice(&part);
+        Ok(part.len())
     }
 }
 

@@ -38,7 +38,7 @@ pub use self::setup::read_setup;
 use super::Token;
 use super::protocol::messages::agent_server::AgentServer;
 use super::protocol::status_of;
-use super::transport::{CONNECTION_WINDOW, HEARTBEAT, HEARTBEAT_LIMIT, STREAM_WINDOW};
+use super::transport::{CONNECTION_WINDOW, FRAME_MAX, HEARTBEAT, HEARTBEAT_LIMIT, STREAM_WINDOW};
 
 /// How many connections are served at once; more wait in the socket's queue.
 const CONNECTIONS_MAX: usize = 256;
@@ -125,6 +125,7 @@ impl Agent {
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(FRAME_MAX)
             .keep_alive_interval(self.0.configuration.drivers_are_far.then_some(HEARTBEAT))
             .keep_alive_timeout(HEARTBEAT_LIMIT)
             .max_concurrent_streams(CALLS_MAX)
