@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::future::join_all;
 
 use super::disturbance::{Break, Disturbance, at_step, perform};
-use super::trial::{Failure, Outcome, Trial, ensure, equal, runs};
+use super::trial::{Failure, Outcome, Trial, ensure, equal, explained, runs};
 use super::{Case, case};
 use crate::provider::{Provider, ProviderExt};
 use crate::workspace::{Operation, Workspace, WorkspaceSpec};
@@ -80,7 +80,9 @@ async fn create_at_once(
     let results = trial.ends("concurrent creates", join_all(calls)).await?;
     results
         .into_iter()
-        .map(|result| result.map_err(|error| Failure::new("a concurrent create", "an answer", error)))
+        .map(|result| {
+            result.map_err(|error| Failure::new("a concurrent create", "an answer", explained(&error)))
+        })
         .collect()
 }
 
@@ -89,7 +91,8 @@ async fn creates_agree(trial: &Trial) -> Outcome {
     let results = create_at_once(trial, &name, [&spec, &spec]).await?;
     let only = trial.create_makes_one(&name, &spec).await?;
     for (_, result) in results {
-        let workspace = result.map_err(|error| Failure::new("a concurrent create", "success", error))?;
+        let workspace =
+            result.map_err(|error| Failure::new("a concurrent create", "success", explained(&error)))?;
         runs("a concurrent create", &workspace, only.id)?;
     }
     trial.delete_leaves_nothing(&name).await
@@ -108,9 +111,11 @@ async fn one_spec_wins(trial: &Trial) -> Outcome {
             Err(error) if spec != winner.spec && error.kind() == ErrorKind::Conflict => {}
             Ok(_) => return Err(Failure::new("a create of the losing spec", "conflict", "success")),
             Err(error) if spec != winner.spec => {
-                return Err(Failure::new("a create of the losing spec", "conflict", error));
+                return Err(Failure::new("a create of the losing spec", "conflict", explained(&error)));
             }
-            Err(error) => return Err(Failure::new("a create of the winning spec", "success", error)),
+            Err(error) => {
+                return Err(Failure::new("a create of the winning spec", "success", explained(&error)));
+            }
         }
     }
     trial.delete_leaves_nothing(&name).await
@@ -124,8 +129,9 @@ async fn deletes_succeed(trial: &Trial) -> Outcome {
         tokio::spawn(async move { provider.delete(&name).await })
     });
     for result in trial.ends("concurrent deletes", join_all(calls)).await? {
-        let result = result.map_err(|error| Failure::new("a concurrent delete", "an answer", error))?;
-        result.map_err(|error| Failure::new("a concurrent delete", "success", error))?;
+        let result =
+            result.map_err(|error| Failure::new("a concurrent delete", "an answer", explained(&error)))?;
+        result.map_err(|error| Failure::new("a concurrent delete", "success", explained(&error)))?;
     }
     trial.delete_leaves_nothing(&name).await
 }
@@ -139,9 +145,9 @@ async fn starts_and_stops_settle(trial: &Trial) -> Outcome {
         tokio::spawn(perform(provider, operation, name.clone(), created.spec.clone(), None))
     });
     for result in trial.ends("concurrent starts and stops", join_all(calls)).await? {
-        let result =
-            result.map_err(|error| Failure::new("a concurrent start or stop", "an answer", error))?;
-        result.map_err(|error| Failure::new("a concurrent start or stop", "success", error))?;
+        let result = result
+            .map_err(|error| Failure::new("a concurrent start or stop", "an answer", explained(&error)))?;
+        result.map_err(|error| Failure::new("a concurrent start or stop", "success", explained(&error)))?;
     }
     let status = trial.ok("status", provider.status(&name)).await?;
     let settled = ["Running", "Stopped"].contains(&status.status.state());
