@@ -80,9 +80,7 @@ async fn create_at_once(
     let results = trial.ends("concurrent creates", join_all(calls)).await?;
     results
         .into_iter()
-        .map(|result| {
-            result.map_err(|error| Failure::new("a concurrent create", "an answer", explained(&error)))
-        })
+        .map(|result| result.map_err(|error| Failure::new("a concurrent create", "an answer", error)))
         .collect()
 }
 
@@ -129,8 +127,7 @@ async fn deletes_succeed(trial: &Trial) -> Outcome {
         tokio::spawn(async move { provider.delete(&name).await })
     });
     for result in trial.ends("concurrent deletes", join_all(calls)).await? {
-        let result =
-            result.map_err(|error| Failure::new("a concurrent delete", "an answer", explained(&error)))?;
+        let result = result.map_err(|error| Failure::new("a concurrent delete", "an answer", error))?;
         result.map_err(|error| Failure::new("a concurrent delete", "success", explained(&error)))?;
     }
     trial.delete_leaves_nothing(&name).await
@@ -145,8 +142,8 @@ async fn starts_and_stops_settle(trial: &Trial) -> Outcome {
         tokio::spawn(perform(provider, operation, name.clone(), created.spec.clone(), None))
     });
     for result in trial.ends("concurrent starts and stops", join_all(calls)).await? {
-        let result = result
-            .map_err(|error| Failure::new("a concurrent start or stop", "an answer", explained(&error)))?;
+        let result =
+            result.map_err(|error| Failure::new("a concurrent start or stop", "an answer", error))?;
         result.map_err(|error| Failure::new("a concurrent start or stop", "success", explained(&error)))?;
     }
     let status = trial.ok("status", provider.status(&name)).await?;
