@@ -391,6 +391,7 @@ fn capabilities() -> Capabilities {
     Capabilities {
         isolations: vec![Isolation::Default, Isolation::Container],
         checkout: true,
+        setup: true,
         images: true,
         durable: true,
         commands: CommandCapabilities {

@@ -196,6 +196,7 @@ fn capabilities(hierarchy: &Hierarchy) -> Capabilities {
     Capabilities {
         isolations: vec![Isolation::Default, Isolation::Process, Isolation::None],
         checkout: true,
+        setup: false,
         images: false,
         durable: true,
         commands: CommandCapabilities {
