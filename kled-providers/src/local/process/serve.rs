@@ -114,6 +114,7 @@ async fn run(configuration: Configuration, listener: StdListener) -> std::io::Re
         id: configuration.id,
         token: configuration.token,
         checkout: None,
+        state: None,
         working_directory: configuration.working_directory,
         environment: configuration.environment,
         idle_timeout: configuration.idle_timeout,
