@@ -103,7 +103,10 @@ impl Processes {
     pub async fn open(&self, faults: Faults) -> kled_core::Result<LocalProvider> {
         let builder =
             LocalProvider::builder().root(self.root()).supervisor(self.supervisor.clone()).faults(faults);
-        let builder = if self.sandbox == Sandbox::None { builder } else { builder.sandbox(self.sandbox) };
+        let builder = match self.sandbox {
+            Sandbox::None => builder.set_up_without_sandbox(true),
+            sandbox => builder.sandbox(sandbox),
+        };
         builder.build().await
     }
 }

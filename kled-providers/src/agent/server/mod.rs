@@ -34,7 +34,7 @@ use tonic::{Request, Status};
 
 use self::call::Calls;
 use self::commands::Commands;
-pub use self::setup::read_setup;
+pub use self::setup::{has_setup, read_setup};
 use super::Token;
 use super::protocol::messages::agent_server::AgentServer;
 use super::protocol::status_of;

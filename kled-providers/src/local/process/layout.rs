@@ -8,9 +8,10 @@
 //!                     /staging-…/     a clone under way; renamed to checkout when it is whole
 //!                     /home/          the home folder of its commands
 //!                     /tmp/           their temporary folder
+//!                     /state/         what the agent inside remembers: which steps of the set-up are done
 //!                     /logs/          log.jsonl, events.jsonl
 //!                     /run/           what is true while it runs: supervisor.lock, run.json, token.json, agent.sock;
-//!                                 stop.json
+//!                                 stop.json, unprepared.json
 //! ROOT/trash/NAME.…/                  a workspace that is being deleted
 //! ```
 //!
@@ -109,6 +110,10 @@ impl Folder {
         self.0.join("tmp")
     }
 
+    pub(crate) fn state(&self) -> PathBuf {
+        self.0.join("state")
+    }
+
     pub(crate) fn logs(&self) -> PathBuf {
         self.0.join("logs")
     }
@@ -142,6 +147,11 @@ impl Folder {
         self.run().join("stop.json")
     }
 
+    /// There while the set-up of the last start is not done.
+    pub(crate) fn unprepared_record(&self) -> PathBuf {
+        self.run().join("unprepared.json")
+    }
+
     /// Clones that were cut short.
     pub(crate) fn stagings(&self) -> Result<Vec<PathBuf>> {
         let staging = |path: &PathBuf| {
@@ -152,7 +162,7 @@ impl Folder {
 
     /// The folders that a workspace has from its start.
     pub(crate) fn create_parts(&self) -> Result<()> {
-        for part in [self.home(), self.temporary(), self.logs(), self.run()] {
+        for part in [self.home(), self.temporary(), self.state(), self.logs(), self.run()] {
             create_private(&part).map_err(|cause| file_error("cannot create", &part, cause))?;
         }
         Ok(())

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-pub use self::read::read_setup;
+pub use self::read::{has_setup, read_setup};
 use self::record::Record;
 use super::Configuration;
 use super::account::Account;
