@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use futures::TryStreamExt as _;
@@ -11,17 +12,22 @@ use kled_core::setup::{Dotfiles, GitIdentity};
 use kled_providers::local::{Sandbox, SupervisorProgram};
 use kled_tests::git_server::GitServer;
 use kled_tests::suite::Suite;
+use kled_tests::wait;
 use kled_tests::workspaces::repository;
 
 use crate::scene::{CREDENTIALS, Scene};
 
+/// For what has to happen soon.
+const LIMIT: Duration = Duration::from_secs(20);
+
 type Check = fn(SupervisorProgram, Sandbox) -> std::pin::Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
 /// Each in every sandbox.
-const CHECKS: [(&str, Check); 3] = [
+const CHECKS: [(&str, Check); 4] = [
     ("a-set-up-stays-in-the-sandbox", |supervisor, sandbox| Box::pin(confined(supervisor, sandbox))),
     ("a-set-up-gets-variables-and-secrets", |supervisor, sandbox| Box::pin(given(supervisor, sandbox))),
     ("dotfiles-and-identity-are-brought", |supervisor, sandbox| Box::pin(personal(supervisor, sandbox))),
+    ("a-set-up-under-way-can-be-ended", |supervisor, sandbox| Box::pin(under_way(supervisor, sandbox))),
 ];
 
 pub(crate) fn add(mut suite: Suite, supervisor: &SupervisorProgram) -> Suite {
@@ -117,6 +123,48 @@ async fn personal(supervisor: SupervisorProgram, sandbox: Sandbox) -> Result<()>
         "something is lost at a start"
     );
     scene.delete(&name).await
+}
+
+/// A create whose process ends, and one that a delete overtakes, while a command of the set-up runs.
+async fn under_way(supervisor: SupervisorProgram, sandbox: Sandbox) -> Result<()> {
+    let text = "setup:\n  create: |\n    echo begun >> begun\n    test -e go || exec sleep 7654\n";
+    let scene = Scene::with(supervisor, sandbox, &[(".kled.yaml", text)], |builder| builder).await?;
+    let spec = scene.spec().build()?;
+    for (number, ending) in ["killed", "deleted"].into_iter().enumerate() {
+        let name = kled_core::WorkspaceName::new(format!("{ending}-{sandbox:?}").to_lowercase())?;
+        let checkout = scene.root().join("workspaces").join(name.as_str()).join("checkout");
+        let begin = |times: usize| {
+            let (provider, name, spec) = (scene.provider.clone(), name.clone(), spec.clone());
+            let begun = checkout.join("begun");
+            async move {
+                let create = tokio::spawn(async move { provider.create(&name, &spec).await });
+                wait::until(LIMIT, "the command to run", async || {
+                    let lines = std::fs::read_to_string(&begun)?.lines().count();
+                    ensure!(lines == times, "it ran {lines} times");
+                    Ok(())
+                })
+                .await?;
+                anyhow::Ok(create)
+            }
+        };
+        let create = begin(1).await?;
+        if number == 0 {
+            create.abort();
+            ensure!(create.await.is_err_and(|error| error.is_cancelled()), "the create ended by itself");
+            // The next one begins the step anew.
+            let create = begin(2).await?;
+            create.abort();
+            ensure!(create.await.is_err_and(|error| error.is_cancelled()), "the create ended by itself");
+            std::fs::write(checkout.join("go"), "")?;
+            ensure!(scene.provider.create(&name, &spec).await?.status.is_running());
+        } else {
+            scene.provider.delete(&name).await?;
+            let error = tokio::time::timeout(LIMIT, create).await??.err().context("it was deleted")?;
+            ensure!(error.kind() == ErrorKind::Cancelled, "{error:?}");
+        }
+        scene.delete(&name).await?;
+    }
+    Ok(())
 }
 
 async fn left_out(supervisor: SupervisorProgram) -> Result<()> {
