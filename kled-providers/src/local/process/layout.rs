@@ -186,7 +186,11 @@ impl Lock {
     /// True when somebody has the lock. A lock file that is not there is not held.
     pub(crate) fn is_held(path: &Path) -> Result<bool> {
         match File::open(path) {
-            Ok(file) => Ok(!try_lock_shared(&file, path)?),
+            Ok(file) => {
+                let is_free = try_lock_shared(&file, path)?;
+                unlock(&file);
+                Ok(!is_free)
+            }
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(cause) => Err(file_error("cannot open", path, cause)),
         }
@@ -204,6 +208,19 @@ impl Lock {
     pub(crate) fn file(&self) -> &File {
         &self.file
     }
+}
+
+/// Closing the file is not enough: a process that another thread is just starting has it open, too, until it runs its
+/// own program, and the lock would be held for as long.
+impl Drop for Lock {
+    fn drop(&mut self) {
+        unlock(&self.file);
+    }
+}
+
+fn unlock(file: &File) {
+    // Where it fails the end of the file does it.
+    let _at_the_end = file.unlock();
 }
 
 fn open_lock(path: &Path) -> Result<File> {
@@ -352,6 +369,12 @@ mod tests {
         assert!(!lock.is_current());
         drop(lock);
         assert!(!Lock::is_held(&path).unwrap());
+        // As a process has it that another thread starts at this moment.
+        let lock = Lock::try_take(&path).unwrap().unwrap();
+        let inherited = lock.file().try_clone().unwrap();
+        drop(lock);
+        assert!(!Lock::is_held(&path).unwrap());
+        drop(inherited);
     }
 
     #[test]
