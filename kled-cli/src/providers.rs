@@ -6,8 +6,8 @@ use kled_core::provider::{Provider, ProviderSettings, Registry};
 use kled_core::{ProviderName, Result};
 #[cfg(feature = "kubernetes")]
 use kled_providers::kubernetes::KubernetesProvider;
+use kled_providers::local::LocalProvider;
 pub use kled_providers::local::SupervisorProgram as Supervisor;
-use kled_providers::local::{ContainerEngine, LocalProvider};
 
 use crate::config::{Key, Settings};
 
@@ -26,21 +26,8 @@ pub(crate) fn registered(supervisor: Supervisor) -> Result<Registry> {
     Ok(registry)
 }
 
-async fn local(supervisor: Supervisor, mut settings: ProviderSettings) -> Result<Arc<dyn Provider>> {
-    let mut builder = LocalProvider::builder().supervisor(supervisor);
-    if let Some(root) = settings.take(Key::DataDirectory.name()) {
-        builder = builder.root(root);
-    }
-    builder = match settings.take(Key::Engine.name()).as_deref() {
-        None => builder,
-        Some("none") => builder.container_engine(ContainerEngine::None),
-        Some(path) if path.starts_with('/') => {
-            builder.container_engine(ContainerEngine::At(format!("unix://{path}")))
-        }
-        Some(address) => builder.container_engine(ContainerEngine::At(address.to_owned())),
-    };
-    settings.finish()?;
-    Ok(Arc::new(builder.build().await?))
+async fn local(supervisor: Supervisor, settings: ProviderSettings) -> Result<Arc<dyn Provider>> {
+    Ok(Arc::new(LocalProvider::builder().supervisor(supervisor).settings(settings)?.build().await?))
 }
 
 #[cfg(feature = "kubernetes")]

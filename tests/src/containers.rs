@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use async_trait::async_trait;
-use kled_core::provider::conformance::Fixture;
+use kled_core::provider::conformance::{Fixture, Project};
 use kled_core::provider::{Faults, Provider};
 use kled_core::workspace::{WorkspaceSpec, WorkspaceSpecBuilder};
 use kled_core::{Error, ErrorKind, Secret, SecretReference, WorkspaceName};
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::image::Image;
 use crate::podman::PodmanService;
-use crate::workspaces::{FILE, repository};
+use crate::workspaces::{FILE, projects, repository};
 
 /// The image of the workspaces: busybox, as root.
 pub const IMAGE: &str = "localhost/kled-workspace:1";
@@ -43,6 +43,7 @@ impl Containers {
         let folder = tempfile::Builder::new().prefix("kled-containers-").tempdir()?;
         repository(&folder.path().join("one"), 20)?;
         repository(&folder.path().join("other"), 0)?;
+        projects(folder.path())?;
         std::fs::write(folder.path().join("secret"), SECRET)?;
         for (name, image) in
             [("root", Image::busybox(IMAGE)?), ("user", Image::busybox(USER_IMAGE)?.user("nobody"))]
@@ -155,6 +156,10 @@ impl Fixture for Containers {
 
     fn expected_file(&self) -> Option<(String, Vec<u8>)> {
         Some((FILE.0.into(), FILE.1.into()))
+    }
+
+    fn project_spec(&self, project: Project) -> Option<WorkspaceSpec> {
+        self.builder(project.name()).build().ok()
     }
 
     fn secret(&self) -> Option<(SecretReference, Secret)> {

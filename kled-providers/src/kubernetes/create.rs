@@ -20,7 +20,7 @@ use super::marks::{Change, LEASE, Marks, UnderWay};
 use super::objects::Blueprint;
 use super::reach::Reached;
 use super::watch::overtaken;
-use crate::agent::{AgentClient, SetupOptions, SetupProgress, Token};
+use crate::agent::{AgentClient, SetupProgress, Token};
 
 /// How often whoever is at it says so.
 const RENEWAL: Duration = Duration::from_secs(LEASE.as_secs() / 3);
@@ -229,9 +229,7 @@ impl Context {
 
     /// Carries out what the project asks for when its workspace is made or started.
     pub(super) async fn set_up(&self, client: &AgentClient, phase: Phase, reporter: &Reporter) -> Result<()> {
-        let mut options = SetupOptions::new(phase);
-        options.dotfiles.clone_from(&self.personal.dotfiles);
-        options.git_identity.clone_from(&self.personal.git_identity);
+        let options = self.personal.options(phase);
         let progress = |progress: SetupProgress<'_>| {
             if let SetupProgress::Line(line) = progress {
                 reporter.say("SettingUp", line);

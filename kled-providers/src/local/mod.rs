@@ -10,6 +10,11 @@
 //! | `container` (default where the spec names an image) | a container and a volume of Docker or Podman | an engine |
 //! | `none` | processes without a sandbox; for trusted repositories only | git |
 //!
+//! What a project asks for in its `devcontainer.json` or `.kled.yaml` ([`kled_core::setup`]) is carried out in the
+//! sandbox of processes, after the checkout and at every start. With isolation `none` it is left out unless
+//! [`LocalProviderBuilder::set_up_without_sandbox`] says otherwise. [`Provider::capabilities_of`] a spec says whether it
+//! is done.
+//!
 //! See [`SupervisorProgram`] for the one line that a program needs in its `main`.
 
 mod builder;

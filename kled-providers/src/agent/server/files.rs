@@ -4,7 +4,7 @@
 //! digest is right: a copy that was cut off leaves nothing.
 
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use crate::agent::protocol::messages::download_response::Message as Answer;
 use crate::agent::protocol::messages::upload_request::Message as Said;
 use crate::agent::protocol::messages::{DownloadResponse, TransferEnd, UploadRequest, UploadResponse};
 use crate::agent::protocol::{CHUNK, broken_protocol, lost, status_of};
+use crate::copy::{Transferred, write_archive};
 
 /// Chunks that may be received and not yet unpacked.
 const UNPACK_QUEUE: usize = 16;
@@ -186,7 +187,9 @@ pub(super) fn download(
     let commands = Arc::clone(commands);
     tokio::task::spawn_blocking(move || {
         let mut sender = Sender { commands, answers, digest: Sha256::new(), bytes: 0, chunk: Vec::new() };
-        let packed = pack(&mut sender, &path, &metadata).and_then(|()| sender.flush());
+        let name = path.file_name().map_or(Path::new("."), Path::new);
+        let packed = write_archive(&mut sender, &path, Some(name), &metadata, Transferred::default());
+        let packed = packed.and_then(|()| sender.flush());
         let last = match packed {
             Ok(()) => Ok(DownloadResponse { message: Some(Answer::End(sender.end())) }),
             Err(cause) => Err(status_of(&failed("read", &path, cause))),
@@ -233,49 +236,5 @@ impl Write for Sender {
         self.answers
             .blocking_send(Ok(DownloadResponse { message: Some(Answer::Chunk(chunk)) }))
             .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
-    }
-}
-
-fn pack(writer: &mut Sender, path: &Path, metadata: &std::fs::Metadata) -> io::Result<()> {
-    let mut tar = tar::Builder::new(writer);
-    tar.mode(tar::HeaderMode::Complete);
-    let name = path.file_name().map_or_else(|| PathBuf::from("."), PathBuf::from);
-    append(&mut tar, path, &name, metadata)?;
-    tar.finish()
-}
-
-fn append(
-    tar: &mut tar::Builder<&mut Sender>,
-    path: &Path,
-    name: &Path,
-    metadata: &std::fs::Metadata,
-) -> io::Result<()> {
-    let kind = metadata.file_type();
-    let mut header = tar::Header::new_gnu();
-    header.set_metadata(metadata);
-    if kind.is_symlink() {
-        header.set_size(0);
-        tar.append_link(&mut header, name, std::fs::read_link(path)?)
-    } else if kind.is_dir() {
-        tar.append_data(&mut header, name, io::empty())?;
-        let mut entries = std::fs::read_dir(path)?.collect::<io::Result<Vec<_>>>()?;
-        entries.sort_by_key(std::fs::DirEntry::file_name);
-        for entry in entries {
-            match entry.metadata() {
-                Ok(metadata) => append(tar, &entry.path(), &name.join(entry.file_name()), &metadata)?,
-                // Removed since the folder was read.
-                Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
-                Err(cause) => return Err(cause),
-            }
-        }
-        Ok(())
-    } else if kind.is_file() {
-        let size = metadata.len();
-        // As long as the header says, whatever is done to the file meanwhile.
-        let content = std::fs::File::open(path)?.take(size).chain(io::repeat(0)).take(size);
-        tar.append_data(&mut header, name, content)
-    } else {
-        // Sockets and pipes mean nothing elsewhere.
-        Ok(())
     }
 }

@@ -147,6 +147,7 @@ fn capabilities(cpu: bool, memory: bool) -> Capabilities {
     Capabilities {
         isolations: vec![Isolation::Container],
         checkout: true,
+        setup: false,
         images: true,
         durable: true,
         // An engine gives 128 plus the signal as the exit code, which an exit can have as well.
