@@ -30,7 +30,6 @@ mod transport;
 
 pub use client::{AgentClient, CheckedOut, Credential, SetupOptions, SetupProgress, SetupSummary};
 pub use kled_core::provider::{AgentStatus, Usage};
-#[cfg(feature = "kubernetes")]
 pub use token::Token;
 #[cfg(feature = "kubernetes")]
 pub(crate) use transport::CONNECTION_WINDOW;

@@ -21,6 +21,7 @@ use super::objects::Blueprint;
 use super::reach::Reached;
 use super::watch::overtaken;
 use crate::agent::{AgentClient, SetupProgress, Token};
+use crate::secrets::{variables_and_secrets, variables_of};
 
 /// How often whoever is at it says so.
 const RENEWAL: Duration = Duration::from_secs(LEASE.as_secs() / 3);
@@ -223,13 +224,27 @@ impl Context {
         let credential = credential.await.unwrap_or_default();
         let commit = self.check_out(&client, marks, credential, reporter).await?;
         self.faults.at(Operation::Create, "set-up").await?;
-        self.set_up(&client, Phase::Create, reporter).await?;
+        self.set_up(&client, &marks.spec, Phase::Create, reporter).await?;
         Ok((client, commit))
     }
 
     /// Carries out what the project asks for when its workspace is made or started.
-    pub(super) async fn set_up(&self, client: &AgentClient, phase: Phase, reporter: &Reporter) -> Result<()> {
-        let options = self.personal.options(phase);
+    pub(super) async fn set_up(
+        &self,
+        client: &AgentClient,
+        spec: &WorkspaceSpec,
+        phase: Phase,
+        reporter: &Reporter,
+    ) -> Result<()> {
+        let mut options = self.personal.options(phase);
+        options.environment = match variables_and_secrets(spec, self.secrets.as_ref()).await {
+            Ok(variables) => variables,
+            // Only the project's file, which is in the pod, says whether anybody needs it.
+            Err(error) => {
+                reporter.warn("SecretUnavailable", error.to_string());
+                variables_of(spec)
+            }
+        };
         let progress = |progress: SetupProgress<'_>| {
             if let SetupProgress::Line(line) = progress {
                 reporter.say("SettingUp", line);

@@ -28,7 +28,13 @@ impl Context {
             let (claimed, observation) = self.found(name).await?;
             let status = observation.status(Timestamp::now());
             match status.decide(Operation::Start) {
-                Decision::Satisfied => return self.status(name).await,
+                Decision::Satisfied => {
+                    // One that Kubernetes brought up again, or whose start was cut short, is not set up yet.
+                    reporter.attach(&claimed);
+                    let Reached { marks, client } = self.agent_of(Operation::Start, name).await?;
+                    self.set_up(&client, &marks.spec, Phase::Start, reporter).await?;
+                    return self.status(name).await;
+                }
                 Decision::Refuse => return Err(status.refusal(Operation::Start, name)),
                 Decision::Wait if matches!(status, WorkspaceStatus::Deleting) => {
                     self.until_gone(&claimed).await?;
@@ -51,7 +57,7 @@ impl Context {
         self.faults.at(Operation::Start, "agent").await?;
         let token = self.cluster.token(name).await?;
         let client = self.until_reachable(name, uid, &token).await?;
-        self.set_up(&client, Phase::Start, reporter).await?;
+        self.set_up(&client, &marks.spec, Phase::Start, reporter).await?;
         self.agents.keep(name, Reached { marks, client });
         reporter.say("Started", "the workspace is running");
         self.status(name).await

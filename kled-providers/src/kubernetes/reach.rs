@@ -21,6 +21,7 @@ use super::marks::{COMPONENT, MANAGED_BY, Marks, pod_name};
 use super::objects::{AGENT_PORT, CHECKOUT};
 use super::status::{Answer, Observation};
 use crate::agent::{AgentClient, Token};
+use crate::secrets::variables_and_secrets;
 
 /// Connections that are kept.
 const AGENTS_MAX: usize = 256;
@@ -78,6 +79,11 @@ impl Context {
     /// The agent of a workspace that `operation` can reach.
     pub(super) async fn reach(&self, operation: Operation, name: &WorkspaceName) -> Result<Reached> {
         self.faults.at(operation, "look").await?;
+        self.agent_of(operation, name).await
+    }
+
+    /// The same as a part of an operation.
+    pub(super) async fn agent_of(&self, operation: Operation, name: &WorkspaceName) -> Result<Reached> {
         if let Some(reached) = self.agents.get(name) {
             return Ok(reached);
         }
@@ -118,16 +124,9 @@ impl Context {
 
     pub(super) async fn exec(&self, name: &WorkspaceName, mut command: Command) -> Result<ExecSession> {
         let Reached { marks, client } = self.reach(Operation::Exec, name).await?;
-        let asked = std::mem::take(&mut command.environment.0);
-        let variables = &mut command.environment.0;
-        variables
-            .extend(marks.spec.environment.iter().map(|(name, value)| (name.to_string(), value.clone())));
-        for (variable, reference) in &marks.spec.secrets {
-            let secret =
-                self.secrets.secret(reference).await.map_err(|error| error.with("variable", variable))?;
-            variables.insert(variable.to_string(), secret.expose().to_owned());
-        }
-        variables.extend(asked);
+        let given = variables_and_secrets(&marks.spec, self.secrets.as_ref()).await?;
+        let asked = std::mem::replace(&mut command.environment, given);
+        command.environment.0.extend(asked.0);
         self.faults.at(Operation::Exec, "start").await?;
         client.exec(command).await
     }

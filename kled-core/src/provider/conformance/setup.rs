@@ -55,6 +55,13 @@ pub(super) const CASES: &[Case] = &[
         [Setup, Exec, Projects, Faults],
         "after a kill at any step of a create with a set-up the same create finishes it"
     ),
+    case!(
+        "killed-start-is-set-up",
+        6,
+        killed_start_is_set_up,
+        [Setup, Exec, Projects, Faults],
+        "after a kill at any step of a start, start carries the start part of the set-up out"
+    ),
 ];
 
 /// A project's spec, which the case has asked for among its needs.
@@ -198,4 +205,22 @@ async fn killed_is_finished(trial: &Trial) -> Outcome {
         attempt.await.map_err(at_step(operation, "killed", number, &steps))?;
     }
     Ok(())
+}
+
+async fn killed_start_is_set_up(trial: &Trial) -> Outcome {
+    let (project, operation) = (Project::ProjectFile, Operation::Start);
+    let (name, provider, _) = trial.running_with(&spec_of(trial, project)?).await?;
+    trial.ok("stop", provider.stop(&name)).await?;
+    let steps = trial.record(operation, &name).await?.steps;
+    for number in 0..steps.len() {
+        let attempt = async {
+            let before = lines(trial, &provider, &name).await?.len();
+            trial.ok("stop", provider.stop(&name)).await?;
+            trial.kill_at(operation, number, &name).await?;
+            trial.ok("start", trial.provider().await?.start(&name)).await?;
+            steps_are(trial, &provider, &name, project, before + 1 - project.created().len()).await
+        };
+        attempt.await.map_err(at_step(operation, "killed", number, &steps))?;
+    }
+    trial.delete_leaves_nothing(&name).await
 }

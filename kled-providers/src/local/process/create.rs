@@ -15,11 +15,12 @@ use super::record::{Phase, Record, Run};
 use super::removal;
 use super::sandbox::{Sandbox, View};
 use super::serve::Configuration;
-use super::set_up::{variables_of, working_directory};
+use super::set_up::working_directory;
 use super::supervisor::Assignment;
 use super::{ProcessProvider, journal, observe};
 use crate::agent::Token;
 use crate::agent::checkout::{CheckedOut, CheckoutOptions, checkout};
+use crate::secrets::variables_of;
 
 /// The steps, as they are reported and as faults are injected.
 const RESERVE: &str = "reserve";

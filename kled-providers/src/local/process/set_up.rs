@@ -13,6 +13,7 @@ use super::sandbox::Sandbox;
 use super::{ProcessProvider, journal, socket};
 use crate::agent::SetupProgress;
 use crate::agent::server::has_setup;
+use crate::secrets;
 
 /// The folder in which commands begin, and that has the project's file.
 pub(super) fn working_directory(folder: &Folder, record: &Record) -> PathBuf {
@@ -20,11 +21,6 @@ pub(super) fn working_directory(folder: &Folder, record: &Record) -> PathBuf {
         Some(path) => folder.checkout().join(path.as_str()),
         None => folder.checkout(),
     }
-}
-
-/// What a spec gives to every command, but for secrets.
-pub(super) fn variables_of(spec: &WorkspaceSpec) -> Variables {
-    Variables(spec.environment.iter().map(|(name, value)| (name.to_string(), value.clone())).collect())
 }
 
 impl ProcessProvider {
@@ -36,13 +32,7 @@ impl ProcessProvider {
 
     /// What a spec gives to every command.
     pub(super) async fn variables_and_secrets(&self, spec: &WorkspaceSpec) -> Result<Variables> {
-        let mut variables = variables_of(spec);
-        for (variable, reference) in &spec.secrets {
-            let secret =
-                self.0.secrets.secret(reference).await.map_err(|error| error.with("variable", variable))?;
-            variables.0.insert(variable.to_string(), secret.expose().to_owned());
-        }
-        Ok(variables)
+        secrets::variables_and_secrets(spec, self.0.secrets.as_ref()).await
     }
 
     /// Whether the project asks for something. It is not read here, outside of the sandbox.
