@@ -31,6 +31,8 @@ pub mod secrets;
 #[cfg(all(feature = "ssh", unix))]
 pub mod ssh;
 #[cfg(all(any(feature = "local", feature = "kubernetes"), unix))]
+mod variables;
+#[cfg(all(any(feature = "local", feature = "kubernetes"), unix))]
 mod within;
 
 /// The README's example, compiled.

@@ -21,7 +21,7 @@ use super::objects::Blueprint;
 use super::reach::Reached;
 use super::watch::overtaken;
 use crate::agent::{AgentClient, SetupProgress, Token};
-use crate::secrets::{variables_and_secrets, variables_of};
+use crate::variables::{variables_and_secrets, variables_of};
 
 /// How often whoever is at it says so.
 const RENEWAL: Duration = Duration::from_secs(LEASE.as_secs() / 3);

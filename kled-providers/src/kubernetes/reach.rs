@@ -21,7 +21,7 @@ use super::marks::{COMPONENT, MANAGED_BY, Marks, pod_name};
 use super::objects::{AGENT_PORT, CHECKOUT};
 use super::status::{Answer, Observation};
 use crate::agent::{AgentClient, Token};
-use crate::secrets::variables_and_secrets;
+use crate::variables::variables_and_secrets;
 
 /// Connections that are kept.
 const AGENTS_MAX: usize = 256;

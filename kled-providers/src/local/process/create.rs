@@ -20,7 +20,7 @@ use super::supervisor::Assignment;
 use super::{ProcessProvider, journal, observe};
 use crate::agent::Token;
 use crate::agent::checkout::{CheckedOut, CheckoutOptions, checkout};
-use crate::secrets::variables_of;
+use crate::variables::variables_of;
 
 /// The steps, as they are reported and as faults are injected.
 const RESERVE: &str = "reserve";

@@ -13,7 +13,7 @@ use super::sandbox::Sandbox;
 use super::{ProcessProvider, journal, socket};
 use crate::agent::SetupProgress;
 use crate::agent::server::has_setup;
-use crate::secrets;
+use crate::variables;
 
 /// The folder in which commands begin, and that has the project's file.
 pub(super) fn working_directory(folder: &Folder, record: &Record) -> PathBuf {
@@ -32,7 +32,7 @@ impl ProcessProvider {
 
     /// What a spec gives to every command.
     pub(super) async fn variables_and_secrets(&self, spec: &WorkspaceSpec) -> Result<Variables> {
-        secrets::variables_and_secrets(spec, self.0.secrets.as_ref()).await
+        variables::variables_and_secrets(spec, self.0.secrets.as_ref()).await
     }
 
     /// Whether the project asks for something. It is not read here, outside of the sandbox.
