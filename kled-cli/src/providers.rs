@@ -6,8 +6,8 @@ use kled_core::provider::{Provider, ProviderSettings, Registry};
 use kled_core::{ProviderName, Result};
 #[cfg(feature = "kubernetes")]
 use kled_providers::kubernetes::KubernetesProvider;
+use kled_providers::local::LocalProvider;
 pub use kled_providers::local::SupervisorProgram as Supervisor;
-use kled_providers::local::{ContainerEngine, LocalProvider};
 
 use crate::config::{Key, Settings};
 
@@ -26,25 +26,15 @@ pub(crate) fn registered(supervisor: Supervisor) -> Result<Registry> {
     Ok(registry)
 }
 
+#[cfg_attr(not(feature = "container"), expect(unused_mut, reason = "nothing is taken out of the settings"))]
 async fn local(supervisor: Supervisor, mut settings: ProviderSettings) -> Result<Arc<dyn Provider>> {
-    let mut builder = LocalProvider::builder().supervisor(supervisor);
-    if let Some(root) = settings.take(Key::DataDirectory.name()) {
-        builder = builder.root(root);
-    }
-    builder = match settings.take(Key::Engine.name()).as_deref() {
-        None => builder,
-        Some("none") => builder.container_engine(ContainerEngine::None),
-        Some(path) if path.starts_with('/') => {
-            builder.container_engine(ContainerEngine::At(format!("unix://{path}")))
-        }
-        Some(address) => builder.container_engine(ContainerEngine::At(address.to_owned())),
-    };
+    let builder = LocalProvider::builder().supervisor(supervisor);
     #[cfg(feature = "container")]
-    if let Some(program) = agent_program::find(settings.take(agent_program::KEY)).await? {
-        builder = builder.agent_program(program);
-    }
-    settings.finish()?;
-    Ok(Arc::new(builder.build().await?))
+    let builder = match agent_program::find(settings.take(agent_program::KEY)).await? {
+        Some(program) => builder.agent_program(program),
+        None => builder,
+    };
+    Ok(Arc::new(builder.settings(settings)?.build().await?))
 }
 
 /// The workspace agent for containers.

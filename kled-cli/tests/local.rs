@@ -49,6 +49,40 @@ fn errors_of_the_checkout_have_their_codes() {
 }
 
 #[test]
+fn a_set_up_that_fails_says_why_and_the_same_create_goes_on() {
+    let place = Place::new();
+    let create = "if test -e tried; then echo now it works; else touch tried; echo no toolchain; exit 3; fi";
+    place.commit(".kled.yaml", &format!("setup:\n  create: {create}\n"));
+    let failed = place.run("workspace create demo --repo ./repository");
+    let said = text(&failed.stderr);
+    assert_eq!(failed.status.code(), Some(1), "{said}");
+    assert!(said.contains("exit code 3: no toolchain") && said.contains("hint: "), "{said}");
+    assert_eq!(place.state("demo").as_deref(), Some("interrupted"));
+    let created = place.run("workspace create demo --repo ./repository");
+    succeeded(&created);
+    assert!(text(&created.stderr).contains("now it works"), "{}", text(&created.stderr));
+    assert!(text(&place.run("workspace logs demo").stdout).contains("now it works"));
+}
+
+#[test]
+fn without_a_sandbox_a_project_is_set_up_where_the_configuration_says_so() {
+    let place = Place::new();
+    place.commit(".kled.yaml", "setup:\n  create: echo done > set-up\n");
+    let left_out = place.run("workspace create first --repo ./repository --isolation none");
+    succeeded(&left_out);
+    assert!(text(&left_out.stderr).contains("the project is not set up"), "{}", text(&left_out.stderr));
+    assert_ne!(place.run("workspace exec first -- cat set-up").status.code(), Some(0));
+    fs::create_dir_all(place.path("home/.config/kled")).unwrap();
+    fs::write(
+        place.path("home/.config/kled/config.toml"),
+        "[providers.local]\nset-up-without-sandbox = true\n",
+    )
+    .unwrap();
+    succeeded(&place.run("workspace create second --repo ./repository --isolation none"));
+    assert_eq!(text(&place.run("workspace exec second -- cat set-up").stdout), "done\n");
+}
+
+#[test]
 fn exit_codes_and_streams_pass_through() {
     let place = Place::with_workspace();
     let both = place.script(&[], "echo out; echo err >&2; exit 42").output().unwrap();

@@ -41,6 +41,12 @@ const EXPECTED: &[(Flaw, &str, &str)] = &[
     (Flaw::AcceptsWhatItDenies, "unsupported-is-said", "terminal"),
     (Flaw::RunsCommandsWhenStopped, "stopped-runs-no-commands", "expected invalid-state"),
     (Flaw::ForgetsTheEnvironment, "environment-arrives", "CONFORMANCE_REQUEST"),
+    (Flaw::LeavesTheSetupOut, "set-up-is-done", "conformance-steps"),
+    (Flaw::LeavesTheSetupOut, "set-up-is-told", "created from the project"),
+    (Flaw::LeavesTheSetupOut, "failed-set-up-is-finished", "expected setup-failed"),
+    (Flaw::LeavesTheSetupOut, "failed-set-up-is-deleted", "expected setup-failed"),
+    (Flaw::LeavesTheSetupOut, "killed-set-up-is-finished", "at step 1 of 4 (reserve)"),
+    (Flaw::SetsUpAtCreationAlone, "set-up-starts-at-each-start", "after 2 starts"),
 ];
 
 #[tokio::test(flavor = "multi_thread")]

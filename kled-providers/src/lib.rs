@@ -24,10 +24,14 @@ pub mod image;
 pub mod kubernetes;
 #[cfg(all(feature = "local", unix))]
 pub mod local;
+#[cfg(all(any(feature = "local", feature = "kubernetes"), unix))]
+mod personal;
 #[cfg(all(feature = "agent", unix))]
 pub mod secrets;
 #[cfg(all(feature = "ssh", unix))]
 pub mod ssh;
+#[cfg(all(any(feature = "local", feature = "kubernetes"), unix))]
+mod variables;
 #[cfg(all(any(feature = "local", feature = "kubernetes"), unix))]
 mod within;
 

@@ -165,7 +165,7 @@ pub(super) async fn refuses_every_half() -> Result<()> {
     for length in (0..whole.len()).step_by(PAGE).chain([1, 64, whole.len() - 1]) {
         first_bytes(&program, length, &half)?;
         fs::set_permissions(&half, fs::Permissions::from_mode(0o755))?;
-        for arguments in [["digest", "", ""].as_slice(), &["install", &digest, &place.to_string_lossy()]] {
+        for arguments in [["digest", "", ""].as_slice(), &["take-place", &digest, &place.to_string_lossy()]] {
             let arguments = arguments.iter().filter(|argument| !argument.is_empty());
             let said = match Command::new(&half).args(arguments).output() {
                 Ok(output) => output.stdout,
@@ -185,7 +185,7 @@ pub(super) async fn refuses_every_half() -> Result<()> {
     println!("{tried} halves");
     let copy = Command::new("cp").arg(&program).arg(&half).status()?;
     ensure!(copy.success(), "cp failed");
-    let said = Command::new(&half).arg("install").arg(&digest).arg(&place).output()?;
+    let said = Command::new(&half).arg("take-place").arg(&digest).arg(&place).output()?;
     ensure!(said.stdout.trim_ascii() == digest.as_bytes() && place.exists() && !half.exists(), "{said:?}");
     Ok(())
 }

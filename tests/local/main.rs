@@ -6,6 +6,7 @@ mod full_disk;
 mod limits;
 mod sandbox;
 mod scene;
+mod set_up;
 
 use std::process::ExitCode;
 
@@ -24,5 +25,6 @@ fn main() -> ExitCode {
     suite = limits::add(suite, &supervisor);
     suite = full_disk::add(suite);
     suite = correction::add(suite, &supervisor);
+    suite = set_up::add(suite, &supervisor);
     crash::add(suite, &supervisor).run()
 }

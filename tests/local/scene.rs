@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use kled_core::WorkspaceName;
 use kled_core::provider::{Output, ProviderExt as _};
 use kled_core::workspace::{Isolation, Workspace, WorkspaceSpec, WorkspaceSpecBuilder};
-use kled_providers::local::{LocalProvider, Sandbox, SupervisorProgram};
+use kled_providers::local::{LocalProvider, LocalProviderBuilder, Sandbox, SupervisorProgram};
 use kled_tests::workspaces::{repository, residue};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -52,6 +52,16 @@ pub(crate) fn supervisor(lock: &str) -> Option<Pid> {
 
 impl Scene {
     pub(crate) async fn new(supervisor: SupervisorProgram, sandbox: Sandbox) -> Result<Self> {
+        Self::with(supervisor, sandbox, &[], |builder| builder).await
+    }
+
+    /// A scene whose repository has these files as well, and a provider that is told more.
+    pub(crate) async fn with(
+        supervisor: SupervisorProgram,
+        sandbox: Sandbox,
+        files: &[(&str, &str)],
+        configure: impl FnOnce(LocalProviderBuilder) -> LocalProviderBuilder,
+    ) -> Result<Self> {
         // Not below /tmp: a sandbox has a folder of its own there, and what is hidden by chance proves nothing.
         let folder = tempfile::Builder::new().prefix("kled-scene-").tempdir_in("/var/tmp")?;
         let home = folder.path().join("home");
@@ -59,13 +69,16 @@ impl Scene {
             write(&home.join(credential), "a-credential\n", 0o600)?;
         }
         write(&home.join(".cargo/bin/tool"), "#!/bin/sh\necho a tool of the home folder\n", 0o755)?;
+        for (file, text) in files {
+            write(&folder.path().join("repository").join(file), text, 0o644)?;
+        }
         repository(&folder.path().join("repository"), 1)?;
         let builder =
             LocalProvider::builder().root(home.join(".local/share/kled")).home(&home).supervisor(supervisor);
         let isolation = if sandbox == Sandbox::None { Isolation::None } else { Isolation::Process };
         let builder = if sandbox == Sandbox::None { builder } else { builder.sandbox(sandbox) };
         let number = SCENES.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { provider: builder.build().await?, folder, isolation, number })
+        Ok(Self { provider: configure(builder).build().await?, folder, isolation, number })
     }
 
     pub(crate) fn home(&self) -> PathBuf {

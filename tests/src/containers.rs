@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use async_trait::async_trait;
-use kled_core::provider::conformance::Fixture;
+use kled_core::provider::conformance::{Fixture, Project};
 use kled_core::provider::{Faults, Provider};
 use kled_core::workspace::{WorkspaceSpec, WorkspaceSpecBuilder};
 use kled_core::{Error, ErrorKind, Secret, SecretReference, WorkspaceName};
@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::agent;
 use crate::image::Image;
 use crate::podman::PodmanService;
-use crate::workspaces::{FILE, repository};
+use crate::workspaces::{FILE, projects, repository};
 
 /// The image of the workspaces: busybox, as root.
 pub const IMAGE: &str = "localhost/kled-workspace:1";
@@ -49,6 +49,7 @@ impl Containers {
         let folder = tempfile::Builder::new().prefix("kled-containers-").tempdir()?;
         repository(&folder.path().join("one"), 20)?;
         repository(&folder.path().join("other"), 0)?;
+        projects(folder.path())?;
         std::fs::write(folder.path().join("secret"), SECRET)?;
         for (name, image) in
             [("root", Image::busybox(IMAGE)?), ("user", Image::busybox(USER_IMAGE)?.user("nobody"))]
@@ -182,6 +183,10 @@ impl Fixture for Containers {
         Some((FILE.0.into(), FILE.1.into()))
     }
 
+    fn project_spec(&self, project: Project) -> Option<WorkspaceSpec> {
+        self.builder(project.name()).build().ok()
+    }
+
     fn secret(&self) -> Option<(SecretReference, Secret)> {
         let reference = format!("file:{}", self.folder.path().join("secret").display()).parse().ok()?;
         Some((reference, Secret::new(SECRET)))
@@ -215,6 +220,10 @@ impl Fixture for PlainContainers {
 
     fn expected_file(&self) -> Option<(String, Vec<u8>)> {
         self.0.expected_file()
+    }
+
+    fn project_spec(&self, project: Project) -> Option<WorkspaceSpec> {
+        self.0.project_spec(project)
     }
 
     fn secret(&self) -> Option<(SecretReference, Secret)> {

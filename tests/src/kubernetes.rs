@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Namespace;
-use kled_core::provider::conformance::Fixture;
+use kled_core::provider::conformance::{Fixture, Project};
 use kled_core::provider::{Faults, Provider};
 use kled_core::workspace::{WorkspaceSpec, WorkspaceSpecBuilder};
 use kled_core::{Error, ErrorKind, Secret, SecretReference, WorkspaceName};
@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use crate::cluster::Cluster;
 use crate::git_server::GitServer;
 use crate::image::WORKSPACE;
-use crate::workspaces::{FILE, repository};
+use crate::workspaces::{FILE, projects, repository};
 use crate::{agent, wait};
 
 const SECRET: &str = "a-secret-of-the-tests";
@@ -69,6 +69,7 @@ impl Pods {
         let folder = tempfile::Builder::new().prefix("kled-pods-").tempdir()?;
         repository(&folder.path().join("one"), 20)?;
         repository(&folder.path().join("other"), 0)?;
+        projects(folder.path())?;
         std::fs::write(folder.path().join("secret"), SECRET)?;
         let git = GitServer::start(cluster.node().outer_address(), folder.path()).await?;
         let namespaces: Api<Namespace> = Api::all(cluster.client());
@@ -188,6 +189,10 @@ impl Fixture for Pods {
 
     fn expected_file(&self) -> Option<(String, Vec<u8>)> {
         Some((FILE.0.into(), FILE.1.into()))
+    }
+
+    fn project_spec(&self, project: Project) -> Option<WorkspaceSpec> {
+        self.spec(project.name()).build().ok()
     }
 
     fn secret(&self) -> Option<(SecretReference, Secret)> {

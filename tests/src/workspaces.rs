@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use async_trait::async_trait;
-use kled_core::provider::conformance::Fixture;
+use kled_core::provider::conformance::{Fixture, Project};
 use kled_core::provider::{Faults, Provider};
 use kled_core::workspace::{Isolation, WorkspaceSpec};
 use kled_core::{Secret, SecretReference, WorkspaceName};
@@ -33,6 +33,21 @@ pub fn repository(folder: &Path, files: usize) -> Result<()> {
     git(folder, &["init", "--quiet", "--initial-branch=main"])?;
     git(folder, &["add", "--all"])?;
     git(folder, &["commit", "--quiet", "--message=first"])
+}
+
+/// Makes a repository of each project of the conformance suite, under its name.
+///
+/// # Errors
+/// When git fails.
+pub fn projects(folder: &Path) -> Result<()> {
+    for project in Project::ALL {
+        let (repository_folder, (file, text)) = (folder.join(project.name()), project.file());
+        let path = repository_folder.join(file);
+        fs::create_dir_all(path.parent().context("a file has a folder")?)?;
+        fs::write(path, text)?;
+        repository(&repository_folder, 0)?;
+    }
+    Ok(())
 }
 
 /// Runs git with an identity of its own and without the user's configuration.
@@ -70,6 +85,7 @@ impl Processes {
         let (one, other) = (folder.path().join("one"), folder.path().join("other"));
         repository(&one, 20)?;
         repository(&other, 0)?;
+        projects(folder.path())?;
         let (spec, other_spec) = (spec(&one, sandbox)?, spec(&other, sandbox)?);
         Ok(Self { folder, supervisor, sandbox, spec, other_spec })
     }
@@ -87,7 +103,10 @@ impl Processes {
     pub async fn open(&self, faults: Faults) -> kled_core::Result<LocalProvider> {
         let builder =
             LocalProvider::builder().root(self.root()).supervisor(self.supervisor.clone()).faults(faults);
-        let builder = if self.sandbox == Sandbox::None { builder } else { builder.sandbox(self.sandbox) };
+        let builder = match self.sandbox {
+            Sandbox::None => builder.set_up_without_sandbox(true),
+            sandbox => builder.sandbox(sandbox),
+        };
         builder.build().await
     }
 }
@@ -117,6 +136,10 @@ impl Fixture for Processes {
 
     fn expected_file(&self) -> Option<(String, Vec<u8>)> {
         Some((FILE.0.into(), FILE.1.into()))
+    }
+
+    fn project_spec(&self, project: Project) -> Option<WorkspaceSpec> {
+        spec(&self.folder.path().join(project.name()), self.sandbox).ok()
     }
 
     fn secret(&self) -> Option<(SecretReference, Secret)> {

@@ -19,18 +19,27 @@ impl Place {
         let place = Self(tempfile::tempdir().unwrap());
         fs::create_dir_all(place.path("repository")).unwrap();
         fs::create_dir_all(place.path("home")).unwrap();
-        fs::write(place.path("repository/README.md"), "hello\n").unwrap();
-        for line in ["init --quiet --initial-branch main", "add .", "commit --quiet --message first"] {
-            let identity = ["-c", "user.name=Test", "-c", "user.email=test@example.com"];
-            let status = Command::new("git")
-                .args(identity)
-                .args(line.split(' '))
-                .current_dir(place.path("repository"))
-                .env("GIT_CONFIG_GLOBAL", "/dev/null")
-                .status();
-            assert!(status.unwrap().success(), "git {line}");
-        }
+        place.git("init --quiet --initial-branch main");
+        place.commit("README.md", "hello\n");
         place
+    }
+
+    fn git(&self, line: &str) {
+        let identity = ["-c", "user.name=Test", "-c", "user.email=test@example.com"];
+        let status = Command::new("git")
+            .args(identity)
+            .args(line.split(' '))
+            .current_dir(self.path("repository"))
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .status();
+        assert!(status.unwrap().success(), "git {line}");
+    }
+
+    /// Adds a file to the repository.
+    pub fn commit(&self, file: &str, text: &str) {
+        fs::write(self.path("repository").join(file), text).unwrap();
+        self.git("add .");
+        self.git("commit --quiet --message change");
     }
 
     pub fn with_workspace() -> Self {

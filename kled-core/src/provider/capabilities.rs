@@ -13,6 +13,10 @@ pub struct Capabilities {
     pub isolations: Vec<Isolation>,
     /// A repository is really checked out.
     pub checkout: bool,
+    /// What the project asks for in its `devcontainer.json` or `.kled.yaml` is carried out: see
+    /// [`setup`](crate::setup).
+    #[serde(default)]
+    pub setup: bool,
     /// A spec may name an image.
     pub images: bool,
     /// Workspaces outlive the process that made them.

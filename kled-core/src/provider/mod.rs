@@ -107,13 +107,16 @@ pub trait Provider: fmt::Debug + Send + Sync + 'static {
         self.capabilities().clone()
     }
 
-    /// Makes the workspace, checks its repository out and starts it.
+    /// Makes the workspace, checks its repository out, starts it and, with [`Capabilities::setup`], carries out what the
+    /// project asks for.
     ///
-    /// Answers with the workspace as it is if it exists with an equal spec. A stopped one stays stopped.
+    /// Answers with the workspace as it is if it exists with an equal spec. A stopped one stays stopped. After a set-up
+    /// that failed, the same create goes on where it failed.
     ///
     /// # Errors
-    /// `Conflict` (another spec), `RepositoryNotFound`, `RevisionNotFound`, `Unauthenticated`, `StorageFull`,
-    /// `QuotaExceeded`, `ImageUnavailable`, `Unsupported`, `Cancelled` (deleted meanwhile), `Timeout`, `Unavailable`.
+    /// `Conflict` (another spec), `RepositoryNotFound`, `RevisionNotFound`, `Unauthenticated`, `SetupFailed` (with the
+    /// command's last output), `StorageFull`, `QuotaExceeded`, `ImageUnavailable`, `Unsupported`, `Cancelled` (deleted
+    /// meanwhile), `Timeout`, `Unavailable`.
     async fn create_workspace(
         &self,
         name: &WorkspaceName,
@@ -127,10 +130,11 @@ pub trait Provider: fmt::Debug + Send + Sync + 'static {
     /// `Timeout`, `Unavailable`, `PermissionDenied`. Never `NotFound`: what is gone was deleted.
     async fn delete_workspace(&self, name: &WorkspaceName, options: DeleteOptions) -> Result<Deletion>;
 
-    /// Starts a stopped workspace with the data that it had.
+    /// Starts a stopped workspace with the data that it had and, with [`Capabilities::setup`], carries out what the
+    /// project asks for at each start.
     ///
     /// # Errors
-    /// `NotFound`, `InvalidState` (its creation was cut short), `Timeout`, `Unavailable`.
+    /// `NotFound`, `InvalidState` (its creation was cut short), `SetupFailed`, `Timeout`, `Unavailable`.
     async fn start_workspace(&self, name: &WorkspaceName, options: StartOptions) -> Result<Workspace>;
 
     /// Ends everything that runs in the workspace and keeps its data. Returns when it is stopped.

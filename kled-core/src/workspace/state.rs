@@ -77,7 +77,7 @@ pub enum ConditionStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// What is observed, in CamelCase: `Sandboxed`, `CpuLimited`, `MemoryLimited`, `DiskLimited`.
+    /// What is observed, in CamelCase: `Sandboxed`, `CpuLimited`, `MemoryLimited`, `DiskLimited`, `SetUp`.
     #[serde(rename = "type")]
     pub condition_type: String,
     /// Whether it holds.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use kled_core::provider::conformance::Fixture;
+use kled_core::provider::conformance::{Fixture, Project};
 use kled_core::provider::{
     Capabilities, CreateOptions, DeleteOptions, Deletion, Event, EventsOptions, ExecRequest, ExecSession,
     ExitStatus, Faults, ListOptions, LogLine, LogsOptions, Progress, Provider, ProviderExt, StartOptions,
@@ -15,7 +15,7 @@ use kled_core::provider::{
 };
 use kled_core::workspace::{Condition, Workspace, WorkspaceSpec, WorkspaceStatus};
 use kled_core::{Error, ErrorKind, ProviderName, Result, Secret, SecretReference, WorkspaceName};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::fixture::{MemoryFixture, SECRET};
 
@@ -46,6 +46,8 @@ pub(crate) enum Flaw {
     AcceptsWhatItDenies,
     RunsCommandsWhenStopped,
     ForgetsTheEnvironment,
+    LeavesTheSetupOut,
+    SetsUpAtCreationAlone,
 }
 
 /// What the backend of a broken provider has besides the workspaces: names of leftovers.
@@ -91,6 +93,10 @@ impl Fixture for BrokenFixture {
         Ok(residue)
     }
 
+    fn project_spec(&self, project: Project) -> Option<WorkspaceSpec> {
+        self.inner.project_spec(project)
+    }
+
     fn secret(&self) -> Option<(SecretReference, Secret)> {
         self.inner.secret()
     }
@@ -116,6 +122,14 @@ impl Broken {
 
     async fn state(&self, name: &WorkspaceName) -> Option<WorkspaceStatus> {
         self.inner.status(name).await.ok().map(|workspace| workspace.status)
+    }
+
+    /// What the steps of the project would have written.
+    async fn write_steps(&self, name: &WorkspaceName) -> Result<()> {
+        let tee = ExecRequest::new(["tee", "conformance-steps"]).piped_stdin();
+        let mut session = self.inner.exec(name, tee).await?;
+        session.stdin.take().unwrap().write_all(b"created from the project\nstarted\n").await.unwrap();
+        session.output(1024).await.map(drop)
     }
 
     fn leak(&self, name: &WorkspaceName) {
@@ -171,6 +185,9 @@ impl Provider for Broken {
         let mut result = self.inner.create_workspace(name, spec, options).await;
         if self.has(Flaw::LeaksWhenKilled) {
             self.leftovers.lock().unwrap().remove(name);
+        }
+        if self.has(Flaw::SetsUpAtCreationAlone) {
+            self.write_steps(name).await?;
         }
         if self.has(Flaw::ReusesUnderAnotherSpec) && result.is_err() {
             result = self.inner.status(name).await;

@@ -32,7 +32,7 @@ mod transport;
 
 pub use client::{AgentClient, CheckedOut, Credential, SetupOptions, SetupProgress, SetupSummary};
 pub use kled_core::provider::{AgentStatus, Usage};
-#[cfg(any(feature = "kubernetes", feature = "local-container"))]
+#[cfg(feature = "local-container")]
 pub(crate) use protocol::CHUNK;
 pub use token::Token;
 #[cfg(any(feature = "kubernetes", feature = "local-container"))]

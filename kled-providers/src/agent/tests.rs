@@ -24,6 +24,7 @@ pub(crate) fn configuration(folder: &Path, token: &Token) -> Configuration {
         id: WorkspaceId::random(),
         token: token.clone(),
         checkout: None,
+        state: None,
         working_directory: folder.to_owned(),
         environment: Variables([("PATH".to_owned(), path)].into()),
         idle_timeout: None,
@@ -283,23 +284,25 @@ async fn a_repository_is_checked_out_once() {
                 .success()
         );
     }
-    let place =
-        super::server::Place { folder: folder.path().join("checkout"), state: folder.path().join("state") };
+    let place = folder.path().join("checkout");
     // What an attempt that was cut short has left.
-    std::fs::create_dir(&place.folder).unwrap();
-    std::fs::write(place.folder.join("half"), "").unwrap();
-    let agent =
-        Agent::new(Configuration { checkout: Some(place.clone()), ..configuration(folder.path(), &token) });
+    std::fs::create_dir(&place).unwrap();
+    std::fs::write(place.join("half"), "").unwrap();
+    let agent = Agent::new(Configuration {
+        checkout: Some(place.clone()),
+        state: Some(folder.path().join("state")),
+        ..configuration(folder.path(), &token)
+    });
     let client = AgentClient::connect(serve(agent), &token).await.unwrap();
     let source = kled_core::workspace::Source::new(origin.display().to_string().parse().unwrap());
     let mut lines = 0;
     let done = client.checkout(&source, None, |_| lines += 1).await.unwrap();
     assert_eq!(done.commit.len(), 40);
-    assert_eq!(std::fs::read(place.folder.join("file")).unwrap(), b"content");
-    assert!(!place.folder.join("half").exists());
-    std::fs::write(place.folder.join("work"), "").unwrap();
+    assert_eq!(std::fs::read(place.join("file")).unwrap(), b"content");
+    assert!(!place.join("half").exists());
+    std::fs::write(place.join("work"), "").unwrap();
     assert_eq!(client.checkout(&source, None, |_| {}).await.unwrap(), done);
-    assert!(place.folder.join("work").exists(), "a checkout that is complete is not done again");
+    assert!(place.join("work").exists(), "a checkout that is complete is not done again");
     let missing =
         kled_core::workspace::Source::new(folder.path().join("none").display().to_string().parse().unwrap());
     let error = client.checkout(&missing, None, |_| {}).await.unwrap_err();

@@ -15,8 +15,11 @@ use tower_service::Service;
 
 /// How much a sender may be ahead of a receiver: in one call, and in all calls of a connection. Drivers over a network
 /// hold as much beside the connection, see [`Heartbeat`].
-pub(super) const STREAM_WINDOW: u32 = 1 << 20;
-pub(crate) const CONNECTION_WINDOW: u32 = 4 << 20;
+pub(super) const STREAM_WINDOW: u32 = 4 << 20;
+pub(crate) const CONNECTION_WINDOW: u32 = 8 << 20;
+
+/// A chunk of a copy fits in one frame, so that proxies on the way pass on few large messages instead of many small ones.
+pub(super) const FRAME_MAX: u32 = 128 << 10;
 
 /// How often one end asks whether the other is still there, and how long the answer may take.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -49,6 +52,7 @@ where
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME_MAX)
         .keep_alive_interval((heartbeat == Heartbeat::Regular).then_some(HEARTBEAT))
         .keep_alive_timeout(HEARTBEAT_LIMIT)
         .handshake(TokioIo::new(stream))

@@ -24,6 +24,7 @@ use kled_core::provider::{DownloadRequest, Provider, UploadRequest};
 use kled_core::{Error, ErrorKind, Result, WorkspaceName};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub(crate) use pack::write_archive;
 pub use pack::{pack, pack_stream};
 pub use place::Target;
 pub use unpack::{Unpacked, unpack, unpack_file};

@@ -37,14 +37,26 @@ pub async fn pack(path: &Path, name: Option<&str>, transferred: &Transferred) ->
     .await?;
     let (name, transferred) = (name.map(str::to_owned), transferred.clone());
     Ok(packed(move |writer| {
-        let mut packer = Packer { tar: tar::Builder::new(writer), transferred };
-        packer.tar.mode(tar::HeaderMode::Complete);
-        match name {
-            Some(name) => packer.append(&path, Path::new(&name), &metadata)?,
-            None => packer.append_entries(&path, Path::new(""))?,
-        }
-        packer.tar.finish()
+        write_archive(writer, &path, name.as_deref().map(Path::new), &metadata, transferred)
     }))
+}
+
+/// Writes the archive of what `metadata` says of `path`. Its top entry is `name`; without one it has what is in the
+/// folder. It blocks.
+pub(crate) fn write_archive(
+    writer: impl Write,
+    path: &Path,
+    name: Option<&Path>,
+    metadata: &Metadata,
+    transferred: Transferred,
+) -> io::Result<()> {
+    let mut packer = Packer { tar: tar::Builder::new(writer), transferred };
+    packer.tar.mode(tar::HeaderMode::Complete);
+    match name {
+        Some(name) => packer.append(path, name, metadata)?,
+        None => packer.append_entries(path, Path::new(""))?,
+    }
+    packer.tar.finish()
 }
 
 /// A tar archive of one file, `name`, with what `reader` gives.
@@ -127,12 +139,12 @@ impl Write for Sender {
     }
 }
 
-struct Packer<'a> {
-    tar: tar::Builder<&'a mut Sender>,
+struct Packer<W: Write> {
+    tar: tar::Builder<W>,
     transferred: Transferred,
 }
 
-impl Packer<'_> {
+impl<W: Write> Packer<W> {
     fn append(&mut self, path: &Path, name: &Path, metadata: &Metadata) -> io::Result<()> {
         let kind = metadata.file_type();
         let mut header = tar::Header::new_gnu();

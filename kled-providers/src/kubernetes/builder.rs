@@ -18,8 +18,9 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use super::client::Cluster;
 use super::connection;
 use super::reach::Agents;
-use super::settings::{AccessMode, Personal, PodSettings};
+use super::settings::{AccessMode, PodSettings};
 use super::{Context, KubernetesProvider};
+use crate::personal::{self, Personal};
 use crate::secrets::EnvironmentAndFileSecrets;
 
 /// How long the API server may take to accept a connection.
@@ -236,6 +237,17 @@ impl KubernetesProviderBuilder {
         self
     }
 
+    /// What a project may know of this machine's environment, as `${localEnv:NAME}`. Default: nothing.
+    #[must_use]
+    pub fn local_environment(
+        mut self,
+        variables: impl IntoIterator<Item = (impl Into<String>, impl Into<String>)>,
+    ) -> Self {
+        let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
+        self.personal.local_environment.0.extend(variables);
+        self
+    }
+
     /// What resolves references to secrets. Default: the environment and files of this machine.
     #[must_use]
     pub fn secrets(mut self, secrets: impl SecretSource) -> Self {
@@ -265,6 +277,7 @@ impl KubernetesProviderBuilder {
     /// | `unschedulable-patience` | `2m` |
     /// | `dotfiles`, `dotfiles-install-command` | a repository, and what installs it |
     /// | `git-name`, `git-email` | who commits |
+    /// | `local-environment` | variables of this process that a project may know as `${localEnv:NAME}`; names with commas between |
     ///
     /// # Errors
     /// [`ErrorKind::InvalidInput`] naming the setting.
@@ -316,16 +329,7 @@ impl KubernetesProviderBuilder {
         if let Some(patience) = settings.take("unschedulable-patience") {
             pods.unschedulable_patience = kled_core::workspace::parse_duration(&patience)?;
         }
-        let install_command = settings.take("dotfiles-install-command");
-        if let Some(repository) = settings.take("dotfiles") {
-            let repository = repository.parse()?;
-            self.personal.dotfiles = Some(Dotfiles { repository, revision: None, install_command });
-        }
-        match (settings.take("git-name"), settings.take("git-email")) {
-            (None, None) => {}
-            (Some(name), Some(email)) => self.personal.git_identity = Some(GitIdentity::new(name, email)?),
-            _ => return Err(malformed("git-name")().hint("git-name and git-email go together")),
-        }
+        self.personal.take(&mut settings, personal::variable)?;
         settings.finish()?;
         Ok(self)
     }
@@ -391,6 +395,7 @@ fn capabilities() -> Capabilities {
     Capabilities {
         isolations: vec![Isolation::Default, Isolation::Container],
         checkout: true,
+        setup: true,
         images: true,
         durable: true,
         commands: CommandCapabilities {

@@ -117,6 +117,14 @@ impl Cluster {
         }
     }
 
+    /// True when something that is not a workspace has the name.
+    pub(super) async fn is_foreign(&self, name: &WorkspaceName) -> Result<bool> {
+        match self.sets().get_opt(&object_name(name)).await.map_err(from_kube)? {
+            Some(set) => Ok(self.read(name, set)?.is_none()),
+            None => Ok(false),
+        }
+    }
+
     fn read(&self, name: &WorkspaceName, set: StatefulSet) -> Result<Option<Claimed>> {
         let marks = Marks::read(&set.metadata)?.filter(|marks| marks.name == *name);
         Ok(marks.map(|marks| Claimed { marks, set }))

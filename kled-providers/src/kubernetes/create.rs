@@ -20,10 +20,14 @@ use super::marks::{Change, LEASE, Marks, UnderWay};
 use super::objects::Blueprint;
 use super::reach::Reached;
 use super::watch::overtaken;
-use crate::agent::{AgentClient, SetupOptions, SetupProgress, Token};
+use crate::agent::{AgentClient, SetupProgress, Token};
+use crate::variables::{variables_and_secrets, variables_of};
 
 /// How often whoever is at it says so.
 const RENEWAL: Duration = Duration::from_secs(LEASE.as_secs() / 3);
+
+/// Before a name that was taken an instant ago is looked at again.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Failures of a create after which another spec may have the name: what was asked for does not exist.
 const GIVES_NAME_AWAY: [ErrorKind; 3] =
@@ -154,8 +158,12 @@ impl Context {
                     Some(claimed) if claimed.marks.id == marks.id => {
                         return Ok(self.turn(claimed, under_way));
                     }
-                    _ if self.cluster.claimed(name).await?.is_none() => return Err(foreign(name)),
-                    _ => continue,
+                    _ if self.cluster.is_foreign(name).await? => return Err(foreign(name)),
+                    // Another one was faster, or the one that was in the way is gone.
+                    _ => {
+                        tokio::time::sleep(PAUSE).await;
+                        continue;
+                    }
                 }
             };
             if claimed.is_deleting() {
@@ -216,15 +224,27 @@ impl Context {
         let credential = credential.await.unwrap_or_default();
         let commit = self.check_out(&client, marks, credential, reporter).await?;
         self.faults.at(Operation::Create, "set-up").await?;
-        self.set_up(&client, Phase::Create, reporter).await?;
+        self.set_up(&client, &marks.spec, Phase::Create, reporter).await?;
         Ok((client, commit))
     }
 
     /// Carries out what the project asks for when its workspace is made or started.
-    pub(super) async fn set_up(&self, client: &AgentClient, phase: Phase, reporter: &Reporter) -> Result<()> {
-        let mut options = SetupOptions::new(phase);
-        options.dotfiles.clone_from(&self.personal.dotfiles);
-        options.git_identity.clone_from(&self.personal.git_identity);
+    pub(super) async fn set_up(
+        &self,
+        client: &AgentClient,
+        spec: &WorkspaceSpec,
+        phase: Phase,
+        reporter: &Reporter,
+    ) -> Result<()> {
+        let mut options = self.personal.options(phase);
+        options.environment = match variables_and_secrets(spec, self.secrets.as_ref()).await {
+            Ok(variables) => variables,
+            // Only the project's file, which is in the pod, says whether anybody needs it.
+            Err(error) => {
+                reporter.warn("SecretUnavailable", error.to_string());
+                variables_of(spec)
+            }
+        };
         let progress = |progress: SetupProgress<'_>| {
             if let SetupProgress::Line(line) = progress {
                 reporter.say("SettingUp", line);

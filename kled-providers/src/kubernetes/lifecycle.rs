@@ -16,18 +16,6 @@ use super::status::Observation;
 use super::watch::overtaken;
 
 impl Context {
-    /// What the cluster shows of a StatefulSet that was just read.
-    pub(super) async fn observed_of(&self, claimed: &Claimed) -> Result<Observation> {
-        let name = &claimed.marks.name;
-        let (pod, claim) = tokio::try_join!(self.cluster.pod(name), self.cluster.volume_claim(name))?;
-        let Claimed { marks, set } = claimed.clone();
-        let mut observation = Observation { marks, set, pod, claim, events: Vec::new(), agent: None };
-        if observation.has_pods() && !observation.has_started() {
-            observation.events = self.warnings(name).await?;
-        }
-        Ok(observation)
-    }
-
     async fn found(&self, name: &WorkspaceName) -> Result<(Claimed, Observation)> {
         let claimed = self.cluster.claimed(name).await?.ok_or_else(|| Error::workspace_not_found(name))?;
         let observation = self.observed_of(&claimed).await?;
@@ -40,7 +28,13 @@ impl Context {
             let (claimed, observation) = self.found(name).await?;
             let status = observation.status(Timestamp::now());
             match status.decide(Operation::Start) {
-                Decision::Satisfied => return self.status(name).await,
+                Decision::Satisfied => {
+                    // One that Kubernetes brought up again, or whose start was cut short, is not set up yet.
+                    reporter.attach(&claimed);
+                    let Reached { marks, client } = self.agent_of(Operation::Start, name).await?;
+                    self.set_up(&client, &marks.spec, Phase::Start, reporter).await?;
+                    return self.status(name).await;
+                }
                 Decision::Refuse => return Err(status.refusal(Operation::Start, name)),
                 Decision::Wait if matches!(status, WorkspaceStatus::Deleting) => {
                     self.until_gone(&claimed).await?;
@@ -63,7 +57,7 @@ impl Context {
         self.faults.at(Operation::Start, "agent").await?;
         let token = self.cluster.token(name).await?;
         let client = self.until_reachable(name, uid, &token).await?;
-        self.set_up(&client, Phase::Start, reporter).await?;
+        self.set_up(&client, &marks.spec, Phase::Start, reporter).await?;
         self.agents.keep(name, Reached { marks, client });
         reporter.say("Started", "the workspace is running");
         self.status(name).await

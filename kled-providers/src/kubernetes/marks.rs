@@ -46,12 +46,8 @@ pub(super) fn object_name(name: &WorkspaceName) -> String {
     if name.len() <= OBJECT_NAME_MAX {
         return name.to_owned();
     }
-    let digest = hex(&Sha256::digest(name))[..10].to_owned();
+    let digest = hex::encode(Sha256::digest(name))[..10].to_owned();
     format!("{}-{digest}", name[..OBJECT_NAME_MAX - 11].trim_end_matches('-'))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The name of the one pod.

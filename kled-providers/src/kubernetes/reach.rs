@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kled_core::provider::{Command, ExecSession, ListOptions};
 use kled_core::workspace::{
     Checkout, Condition, ConditionStatus, Decision, Operation, Workspace, WorkspaceStatus,
@@ -20,6 +21,7 @@ use super::marks::{COMPONENT, MANAGED_BY, Marks, pod_name};
 use super::objects::{AGENT_PORT, CHECKOUT};
 use super::status::{Answer, Observation};
 use crate::agent::{AgentClient, Token};
+use crate::variables::variables_and_secrets;
 
 /// Connections that are kept.
 const AGENTS_MAX: usize = 256;
@@ -77,53 +79,54 @@ impl Context {
     /// The agent of a workspace that `operation` can reach.
     pub(super) async fn reach(&self, operation: Operation, name: &WorkspaceName) -> Result<Reached> {
         self.faults.at(operation, "look").await?;
+        self.agent_of(operation, name).await
+    }
+
+    /// The same as a part of an operation.
+    pub(super) async fn agent_of(&self, operation: Operation, name: &WorkspaceName) -> Result<Reached> {
         if let Some(reached) = self.agents.get(name) {
             return Ok(reached);
         }
-        let agent = async {
-            let pod = pod_name(name);
-            let asked = tokio::try_join!(self.cluster.token(name), self.cluster.forward(&pod, AGENT_PORT));
-            let (token, forward) = asked?;
-            shake_hands(forward, &token).await
-        };
         // All at once: most of the time the workspace runs.
-        let (claimed, agent) = tokio::join!(self.cluster.claimed(name), agent);
+        let (claimed, agent) = tokio::join!(self.cluster.claimed(name), self.connect(name));
         let Claimed { marks, set } = claimed?.ok_or_else(|| Error::workspace_not_found(name))?;
-        let pod = None;
-        let agent_state = match &agent {
+        let answer = match &agent {
             Ok((_, answer)) => answer.clone(),
             Err(error) => Answer::Silent(error.to_string()),
         };
-        let (claim, events) = (None, Vec::new());
-        let observation = Observation { marks, set, pod, claim, events, agent: Some(agent_state) };
+        let (pod, claim, events) = (None, None, Vec::new());
+        let observation = Observation { marks, set, pod, claim, events, agent: Some(answer) };
         let status = observation.status(Timestamp::now());
-        match agent {
-            Ok((client, _)) if status.decide(operation) == Decision::Satisfied => {
-                let reached = Reached { marks: observation.marks, client };
-                self.agents.keep(name, reached.clone());
-                Ok(reached)
-            }
-            // It says that it runs, and it cannot be reached.
+        let client = match agent {
+            Ok((client, _)) if status.decide(operation) == Decision::Satisfied => client,
             Err(error) if observation.has_pods() => {
                 let status = self.observed(name).await?.status(Timestamp::now());
-                Err(if status.is_running() { error } else { status.refusal(operation, name).because(error) })
+                if !status.is_running() {
+                    return Err(status.refusal(operation, name).because(error));
+                }
+                // It came up between the two looks, or the kubelet does not know yet that it is gone.
+                self.connect(name).await?.0
             }
-            _ => Err(status.refusal(operation, name)),
-        }
+            _ => return Err(status.refusal(operation, name)),
+        };
+        let reached = Reached { marks: observation.marks, client };
+        self.agents.keep(name, reached.clone());
+        Ok(reached)
+    }
+
+    /// Opens a connection to the agent with the token that the cluster has.
+    async fn connect(&self, name: &WorkspaceName) -> Result<(AgentClient, Answer)> {
+        let pod = pod_name(name);
+        let asked = tokio::try_join!(self.cluster.token(name), self.cluster.forward(&pod, AGENT_PORT));
+        let (token, forward) = asked?;
+        shake_hands(forward, &token).await
     }
 
     pub(super) async fn exec(&self, name: &WorkspaceName, mut command: Command) -> Result<ExecSession> {
         let Reached { marks, client } = self.reach(Operation::Exec, name).await?;
-        let asked = std::mem::take(&mut command.environment.0);
-        let variables = &mut command.environment.0;
-        variables
-            .extend(marks.spec.environment.iter().map(|(name, value)| (name.to_string(), value.clone())));
-        for (variable, reference) in &marks.spec.secrets {
-            let secret =
-                self.secrets.secret(reference).await.map_err(|error| error.with("variable", variable))?;
-            variables.insert(variable.to_string(), secret.expose().to_owned());
-        }
-        variables.extend(asked);
+        let given = variables_and_secrets(&marks.spec, self.secrets.as_ref()).await?;
+        let asked = std::mem::replace(&mut command.environment, given);
+        command.environment.0.extend(asked.0);
         self.faults.at(Operation::Exec, "start").await?;
         client.exec(command).await
     }
@@ -135,10 +138,26 @@ impl Context {
             self.cluster.pod(name),
             self.cluster.volume_claim(name)
         )?;
-        let Claimed { marks, set } = claimed.ok_or_else(|| Error::workspace_not_found(name))?;
+        self.explained(claimed.ok_or_else(|| Error::workspace_not_found(name))?, pod, claim).await
+    }
+
+    /// What the cluster shows of a StatefulSet that was just read.
+    pub(super) async fn observed_of(&self, claimed: &Claimed) -> Result<Observation> {
+        let name = &claimed.marks.name;
+        let (pod, claim) = tokio::try_join!(self.cluster.pod(name), self.cluster.volume_claim(name))?;
+        self.explained(claimed.clone(), pod, claim).await
+    }
+
+    /// Adds the warnings, where something does not run that should.
+    async fn explained(
+        &self,
+        Claimed { marks, set }: Claimed,
+        pod: Option<Pod>,
+        claim: Option<PersistentVolumeClaim>,
+    ) -> Result<Observation> {
         let mut observation = Observation { marks, set, pod, claim, events: Vec::new(), agent: None };
         if observation.has_pods() && !observation.has_started() {
-            observation.events = self.warnings(name).await?;
+            observation.events = self.warnings(&observation.marks.name).await?;
         }
         Ok(observation)
     }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Toleration;
-use kled_core::setup::{Dotfiles, GitIdentity};
 
 /// The image of the agent that belongs to this version.
 pub const AGENT_IMAGE: &str = concat!("kled/workspace-agent:", env!("CARGO_PKG_VERSION"));
@@ -52,13 +51,6 @@ impl Default for PodSettings {
             unschedulable_patience: Duration::from_secs(3),
         }
     }
-}
-
-/// What the user brings along.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Personal {
-    pub(super) dotfiles: Option<Dotfiles>,
-    pub(super) git_identity: Option<GitIdentity>,
 }
 
 /// Who may mount the volume of a workspace.

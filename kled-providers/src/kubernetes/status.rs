@@ -272,7 +272,9 @@ fn container_obstacle(container: &ContainerStatus) -> Option<Obstacle> {
         }
         _ => return None,
     };
-    Some(Obstacle { reason, message, kind, is_final: true })
+    // A container runtime that is too slow for the kubelet, which then asks it again.
+    let passes = ["deadline exceeded", "is reserved for"].iter().any(|sign| message.contains(sign));
+    Some(Obstacle { reason, message, kind, is_final: !passes })
 }
 
 #[cfg(test)]

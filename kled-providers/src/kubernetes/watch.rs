@@ -31,6 +31,25 @@ const EVENTS_MAX: usize = 64;
 /// How long the API server may be away until a wait gives up.
 const OUTAGE_LIMIT: Duration = Duration::from_secs(30);
 
+/// For how long the API server has been away.
+#[derive(Default)]
+struct Outage(Option<Instant>);
+
+impl Outage {
+    /// An attempt failed: an error when it has gone on for too long.
+    fn goes_on(&mut self, cause: watcher::Error) -> Result<()> {
+        let since = *self.0.get_or_insert_with(Instant::now);
+        if since.elapsed() <= OUTAGE_LIMIT {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Unavailable, "the cluster cannot be watched").because(cause))
+    }
+
+    fn is_over(&mut self) {
+        self.0 = None;
+    }
+}
+
 /// What the watches bring.
 enum Change {
     Set(Option<Box<StatefulSet>>),
@@ -47,7 +66,7 @@ pub(super) struct Watch {
     pod: Option<Box<Pod>>,
     claim: Option<Box<PersistentVolumeClaim>>,
     warnings: VecDeque<Event>,
-    failing_since: Option<Instant>,
+    outage: Outage,
 }
 
 impl Watch {
@@ -68,20 +87,20 @@ impl Watch {
             std::future::ready(of_this)
         });
         changes.push(warnings.map(|event| told(event, |event| Change::Warning(Box::new(event)))).boxed());
-        Self { changes, set: None, pod: None, claim: None, warnings: VecDeque::new(), failing_since: None }
+        Self {
+            changes,
+            set: None,
+            pod: None,
+            claim: None,
+            warnings: VecDeque::new(),
+            outage: Outage::default(),
+        }
     }
 
     /// Waits for the next change.
     pub(super) async fn next(&mut self) -> Result<()> {
         match self.changes.next().await {
-            Some(Change::Failed(cause)) => {
-                let since = *self.failing_since.get_or_insert_with(Instant::now);
-                if since.elapsed() > OUTAGE_LIMIT {
-                    let error = Error::new(ErrorKind::Unavailable, "the cluster cannot be watched");
-                    return Err(error.because(cause));
-                }
-                return Ok(());
-            }
+            Some(Change::Failed(cause)) => return self.outage.goes_on(cause),
             Some(Change::Set(set)) => self.set = Some(set),
             Some(Change::Pod(pod)) => self.pod = pod,
             Some(Change::Claim(claim)) => self.claim = claim,
@@ -93,7 +112,7 @@ impl Watch {
             }
             None => return Err(Error::new(ErrorKind::Unavailable, "the watches of the cluster ended")),
         }
-        self.failing_since = None;
+        self.outage.is_over();
         Ok(())
     }
 
@@ -299,18 +318,12 @@ impl Context {
         is_true: impl Fn(&Option<K>) -> bool,
     ) -> Result<Option<K>> {
         let mut objects = std::pin::pin!(objects);
-        let mut failing_since = None;
+        let mut outage = Outage::default();
         loop {
             match objects.next().await {
                 Some(Ok(object)) if is_true(&object) => return Ok(object),
-                Some(Ok(_)) => failing_since = None,
-                Some(Err(cause)) => {
-                    let since = *failing_since.get_or_insert_with(Instant::now);
-                    if since.elapsed() > OUTAGE_LIMIT {
-                        let error = Error::new(ErrorKind::Unavailable, "the cluster cannot be watched");
-                        return Err(error.because(cause));
-                    }
-                }
+                Some(Ok(_)) => outage.is_over(),
+                Some(Err(cause)) => outage.goes_on(cause)?,
                 None => return Err(Error::new(ErrorKind::Unavailable, "the watch of the cluster ended")),
             }
         }

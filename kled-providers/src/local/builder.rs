@@ -5,13 +5,17 @@ use std::sync::Arc;
 
 use etcetera::BaseStrategy;
 use kled_core::ports::SecretSource;
-use kled_core::provider::Faults;
+use kled_core::provider::{Faults, ProviderSettings};
+use kled_core::setup::{Dotfiles, GitIdentity};
 use kled_core::{Error, ErrorKind, ProviderName, Result};
-
-use crate::agent::delivery::AgentProgram;
 
 use super::process::{ProcessProvider, Settings};
 use super::{ContainerEngine, EnvironmentAndFileSecrets, LocalProvider, Sandbox, SupervisorProgram};
+use crate::agent::delivery::AgentProgram;
+use crate::personal::{self, Personal};
+
+/// The setting that names the agent for containers.
+const AGENT_PROGRAM: &str = "agent-program";
 
 /// Builds a [`LocalProvider`]. Setters never fail.
 #[derive(Debug)]
@@ -26,6 +30,9 @@ pub struct LocalProviderBuilder {
     sandbox: Option<Sandbox>,
     engine: ContainerEngine,
     agent_program: Option<AgentProgram>,
+    agent_program_file: Option<PathBuf>,
+    personal: Personal,
+    set_up_without_sandbox: bool,
 }
 
 impl Default for LocalProviderBuilder {
@@ -40,6 +47,9 @@ impl Default for LocalProviderBuilder {
             sandbox: None,
             engine: ContainerEngine::default(),
             agent_program: None,
+            agent_program_file: None,
+            personal: Personal::default(),
+            set_up_without_sandbox: false,
         }
     }
 }
@@ -95,10 +105,78 @@ impl LocalProviderBuilder {
         self
     }
 
+    /// The user's own files, brought into every workspace that is made. Default: none.
+    pub fn dotfiles(mut self, dotfiles: Dotfiles) -> Self {
+        self.personal.dotfiles = Some(dotfiles);
+        self
+    }
+
+    /// Who commits in workspaces. Default: nobody is set.
+    pub fn git_identity(mut self, identity: GitIdentity) -> Self {
+        self.personal.git_identity = Some(identity);
+        self
+    }
+
+    /// What a project may know of this machine's environment, as `${localEnv:NAME}`. Default: nothing.
+    pub fn local_environment(
+        mut self,
+        variables: impl IntoIterator<Item = (impl Into<String>, impl Into<String>)>,
+    ) -> Self {
+        let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
+        self.personal.local_environment.0.extend(variables);
+        self
+    }
+
+    /// Whether projects are set up with isolation `none`, too. **Their commands then run with all rights of the user**,
+    /// as soon as a workspace is made of them. Default: false; events and the condition `SetUp` say that it was left
+    /// out. In a sandbox projects are always set up.
+    pub fn set_up_without_sandbox(mut self, set_up: bool) -> Self {
+        self.set_up_without_sandbox = set_up;
+        self
+    }
+
     /// For tests: breaks operations at their steps.
     pub fn faults(mut self, faults: Faults) -> Self {
         self.faults = faults;
         self
+    }
+
+    /// Takes settings as text, by the names that the configuration file has.
+    ///
+    /// | key | what it is |
+    /// |---|---|
+    /// | `data-directory` | the folder that holds the workspaces |
+    /// | `engine` | the container engine: the path of a socket, an address, or `none` |
+    /// | `agent-program` | the path of the workspace agent for containers |
+    /// | `dotfiles`, `dotfiles-install-command` | a repository, and what installs it |
+    /// | `git-name`, `git-email` | who commits |
+    /// | `local-environment` | variables of this process that a project may know as `${localEnv:NAME}`; names with commas between |
+    /// | `set-up-without-sandbox` | `true`: projects are set up with isolation `none`, too, with all rights of the user |
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] naming the setting.
+    pub fn settings(mut self, mut settings: ProviderSettings) -> Result<Self> {
+        self.root = settings.take("data-directory").map(PathBuf::from).or(self.root);
+        match settings.take("engine") {
+            None => {}
+            Some(none) if none == "none" => self.engine = ContainerEngine::None,
+            Some(path) if path.starts_with('/') => {
+                self.engine = ContainerEngine::At(format!("unix://{path}"))
+            }
+            Some(address) => self.engine = ContainerEngine::At(address),
+        }
+        self.agent_program_file = settings.take(AGENT_PROGRAM).map(PathBuf::from).or(self.agent_program_file);
+        self.personal.take(&mut settings, personal::variable)?;
+        if let Some(text) = settings.take("set-up-without-sandbox") {
+            self.set_up_without_sandbox = text.parse().map_err(|cause| {
+                Error::new(ErrorKind::InvalidInput, "malformed provider setting")
+                    .with("setting", "set-up-without-sandbox")
+                    .because(cause)
+                    .hint("write true or false")
+            })?;
+        }
+        settings.finish()?;
+        Ok(self)
     }
 
     /// Makes the provider. Nothing is made on disk before the first workspace is.
@@ -116,9 +194,26 @@ impl LocalProviderBuilder {
                 .with("path", root.display()));
         }
         let name = ProviderName::new(self.name)?;
-        let containers =
-            super::engine::find(self.engine, &name, &root, &self.secrets, &self.faults, self.agent_program)
-                .await?;
+        let agent_program = match self.agent_program_file {
+            Some(file) => {
+                let read = tokio::task::spawn_blocking(move || AgentProgram::read(&file));
+                let read = read.await.unwrap_or_else(|cause| {
+                    Err(Error::new(ErrorKind::Internal, "the agent's program cannot be read").because(cause))
+                });
+                Some(read.map_err(|error| error.with("setting", AGENT_PROGRAM))?)
+            }
+            None => self.agent_program,
+        };
+        let containers = super::engine::find(
+            self.engine,
+            &name,
+            &root,
+            &self.secrets,
+            &self.faults,
+            agent_program,
+            &self.personal,
+        )
+        .await?;
         let process = ProcessProvider::new(Settings {
             name,
             root,
@@ -127,7 +222,46 @@ impl LocalProviderBuilder {
             secrets: self.secrets,
             faults: self.faults,
             sandbox: self.sandbox,
+            personal: self.personal,
+            set_up_without_sandbox: self.set_up_without_sandbox,
         });
         Ok(LocalProvider::new(process, containers))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(pairs: &[(&str, &str)]) -> Result<LocalProviderBuilder> {
+        LocalProviderBuilder::default().settings(pairs.iter().copied().collect())
+    }
+
+    #[test]
+    fn settings_are_taken_by_their_names() {
+        let builder = told(&[
+            ("data-directory", "/data"),
+            ("engine", "/run/engine.sock"),
+            ("set-up-without-sandbox", "true"),
+            ("git-name", "A"),
+            ("git-email", "a@example.com"),
+        ])
+        .unwrap();
+        assert_eq!(builder.root.as_deref(), Some(std::path::Path::new("/data")));
+        assert!(
+            matches!(&builder.engine, ContainerEngine::At(address) if address == "unix:///run/engine.sock")
+        );
+        assert!(builder.set_up_without_sandbox && builder.personal.git_identity.is_some());
+        assert!(!told(&[]).unwrap().set_up_without_sandbox);
+        assert!(matches!(told(&[("engine", "none")]).unwrap().engine, ContainerEngine::None));
+    }
+
+    #[test]
+    fn what_is_malformed_or_unknown_is_named() {
+        for (key, value) in [("set-up-without-sandbox", "yes"), ("set-up-without-sandbx", "true")] {
+            let error = told(&[(key, value)]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+            assert!(error.to_string().contains(key), "{error}");
+        }
     }
 }

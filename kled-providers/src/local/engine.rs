@@ -59,6 +59,7 @@ pub(super) async fn find(
     _: &Arc<dyn kled_core::ports::SecretSource>,
     _: &kled_core::provider::Faults,
     _: Option<crate::agent::delivery::AgentProgram>,
+    _: &crate::personal::Personal,
 ) -> kled_core::Result<Containers> {
     match engine {
         ContainerEngine::Detected | ContainerEngine::None => Ok(Containers::Absent),
@@ -79,6 +80,7 @@ mod detection {
     use super::super::container::{self, ContainerProvider, ContainerProviderBuilder};
     use super::{ContainerEngine, Containers};
     use crate::agent::delivery::AgentProgram;
+    use crate::personal::Personal;
 
     /// A look that every command line pays for; an engine of this machine answers in milliseconds.
     const PROBE: Duration = Duration::from_secs(1);
@@ -91,12 +93,14 @@ mod detection {
         secrets: &Arc<dyn SecretSource>,
         faults: &Faults,
         agent_program: Option<AgentProgram>,
+        personal: &Personal,
     ) -> Result<Containers> {
         let builder = ContainerProvider::builder()
             .name(name.as_str())
             .state_root(root.join("containers"))
             .secret_source(Arc::clone(secrets))
-            .faults(faults.clone());
+            .faults(faults.clone())
+            .personal(personal.clone());
         let builder = agent_program.into_iter().fold(builder, ContainerProviderBuilder::agent_program);
         let provider = match engine {
             ContainerEngine::None => return Ok(Containers::Absent),

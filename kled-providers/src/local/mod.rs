@@ -13,6 +13,11 @@
 //! Containers have all that processes have, but for events, where the provider is given the agent's program:
 //! [`LocalProviderBuilder::agent_program`].
 //!
+//! What a project asks for in its `devcontainer.json` or `.kled.yaml` ([`kled_core::setup`]) is carried out in the
+//! sandbox of processes, and in containers by the agent, after the checkout and at every start. With isolation `none` it is left out unless
+//! [`LocalProviderBuilder::set_up_without_sandbox`] says otherwise. [`Provider::capabilities_of`] a spec says whether it
+//! is done.
+//!
 //! See [`SupervisorProgram`] for the one line that a program needs in its `main`.
 
 mod builder;

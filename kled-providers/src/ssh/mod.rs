@@ -14,6 +14,9 @@
 //! | `direct-tcpip` to the workspace itself | [`Provider::connect`] |
 //! | subsystem `sftp` | the workspace's `sftp-server`, where it has one |
 //!
+//! What a client sends faster than the workspace reads it waits in memory and in temporary files. While 64 MiB of it wait
+//! the client is heard slowly, and a channel of which 1 GiB waits is ended with an error that says so.
+//!
 //! # Who may
 //!
 //! The client is not asked to prove who it is (method `none`): the stream has no address, so the only one who can speak
@@ -24,6 +27,7 @@
 
 mod session;
 mod spool;
+mod waiting;
 
 use std::fmt;
 use std::num::NonZeroU16;
@@ -36,6 +40,8 @@ use russh::keys::ssh_key::{LineEnding, private::Ed25519Keypair};
 use russh::server::{Auth, ChannelOpenHandle, Config, Handler, Msg, Session};
 use russh::{Channel, ChannelId, ChannelOpenFailure, MethodKind, MethodSet, Pty};
 use tokio::io::{AsyncRead, AsyncWrite};
+
+use waiting::{Throttled, Waiting};
 
 /// The Ed25519 key by which a client knows a workspace.
 #[derive(Clone)]
@@ -110,7 +116,9 @@ where
     };
     let broken =
         |cause: russh::Error| Error::new(ErrorKind::Unavailable, "the SSH connection broke").because(cause);
-    let server = Server { provider, name };
+    let waiting = Waiting::default();
+    let stream = Throttled::new(stream, waiting.clone());
+    let server = Server { provider, name, waiting };
     let running = russh::server::run_stream(Arc::new(config), stream, server).await.map_err(broken)?;
     match running.await {
         // The client has hung up, as it does.
@@ -134,6 +142,7 @@ fn may_be_set(name: &str) -> bool {
 struct Server {
     provider: Arc<dyn Provider>,
     name: WorkspaceName,
+    waiting: Waiting,
 }
 
 impl Handler for Server {
@@ -150,9 +159,10 @@ impl Handler for Server {
         session: &mut Session,
     ) -> Result<(), Self::Error> {
         let (provider, name, handle) = (Arc::clone(&self.provider), self.name.clone(), session.handle());
+        let waiting = self.waiting.clone();
         tokio::spawn(async move {
             reply.accept().await;
-            session::run(provider, name, channel, handle).await;
+            session::run(provider, name, channel, handle, waiting).await;
         });
         Ok(())
     }
@@ -173,11 +183,12 @@ impl Handler for Server {
             return Ok(());
         };
         let (provider, name, handle) = (Arc::clone(&self.provider), self.name.clone(), session.handle());
+        let waiting = self.waiting.clone();
         tokio::spawn(async move {
             match provider.connect(&name, ConnectRequest::new(port)).await {
                 Ok(stream) => {
                     reply.accept().await;
-                    session::carry(stream, channel, handle).await;
+                    session::carry(stream, channel, handle, &waiting).await;
                 }
                 Err(error) => {
                     tracing::debug!(%error, %port, "not connected");

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use super::may_be_set;
 use super::spool::Spool;
+use super::waiting::Waiting;
 
 /// The subsystem for files.
 pub(super) const SFTP: &str = "sftp";
@@ -51,6 +52,7 @@ pub(super) async fn run(
     name: WorkspaceName,
     mut channel: Channel<Msg>,
     handle: Handle,
+    waiting: Waiting,
 ) {
     let id = channel.id();
     let mut asked = Asked::default();
@@ -77,18 +79,17 @@ pub(super) async fn run(
         None => Err(Error::new(ErrorKind::InvalidInput, "the command is not UTF-8")),
     };
     let ended = match started {
-        Ok(session) => Running { session, channel, handle: handle.clone() }.run().await,
-        Err(error) => {
-            let hint = error.hint_text().map(|hint| format!("hint: {hint}\r\n")).unwrap_or_default();
-            let said = format!("kled: {error}\r\n{hint}");
-            handle
-                .extended_data(id, STDERR, said.into_bytes())
-                .await
-                .is_ok()
-                .then_some(ExitStatus::Exited(255))
-        }
+        Ok(session) => Running { session, channel, handle: handle.clone(), waiting }.run().await,
+        Err(error) => refused(&handle, id, &error).await,
     };
     finish(&handle, id, ended).await;
+}
+
+/// Says on standard error why there is no command, or none any more. `None` when the client has left.
+async fn refused(handle: &Handle, id: ChannelId, error: &Error) -> Option<ExitStatus> {
+    let hint = error.hint_text().map(|hint| format!("hint: {hint}\r\n")).unwrap_or_default();
+    let said = format!("kled: {error}\r\n{hint}");
+    handle.extended_data(id, STDERR, said.into_bytes()).await.is_ok().then_some(ExitStatus::Exited(255))
 }
 
 impl Asked {
@@ -123,6 +124,7 @@ struct Running {
     session: ExecSession,
     channel: Channel<Msg>,
     handle: Handle,
+    waiting: Waiting,
 }
 
 impl Running {
@@ -136,7 +138,7 @@ impl Running {
         let mut outputs = std::pin::pin!(async {
             tokio::join!(pass(stdout, &handle, id, None), pass(stderr, &handle, id, Some(STDERR)),)
         });
-        let spool = Spool::default();
+        let spool = Spool::new(&self.waiting);
         let stdin = self.session.stdin.take();
         // A task of its own: it may hold the spool while this one wants to fill it.
         let mut input = JoinSet::new();
@@ -149,7 +151,11 @@ impl Running {
             tokio::select! {
                 message = incoming.wait() => match message {
                     // A command that has closed its input is sent nothing more.
-                    Some(ChannelMsg::Data { data }) if !input_end => spool.push(data).await.ok()?,
+                    Some(ChannelMsg::Data { data }) if !input_end => {
+                        if let Err(error) = spool.push(data).await {
+                            return refused(&handle, id, &error).await;
+                        }
+                    }
                     Some(ChannelMsg::Eof) => spool.end().await,
                     Some(ChannelMsg::WindowChange { col_width, row_height, .. }) => {
                         let resized = self.session.resize(size(col_width, row_height)).await;
@@ -168,11 +174,7 @@ impl Running {
                 Some(_) = input.join_next() => input_end = true,
                 ended = self.session.wait(), if status.is_none() => match ended {
                     Ok(ended) => status = Some(ended),
-                    Err(error) => {
-                        let said = format!("kled: {error}\r\n").into_bytes();
-                        let _gone = handle.extended_data(id, STDERR, said).await;
-                        return Some(ExitStatus::Exited(255));
-                    }
+                    Err(error) => return refused(&handle, id, &error).await,
                 },
             }
         }
@@ -180,11 +182,11 @@ impl Running {
 }
 
 /// Carries a connection to a port until both directions have ended.
-pub(super) async fn carry(stream: ByteStream, channel: Channel<Msg>, handle: Handle) {
+pub(super) async fn carry(stream: ByteStream, channel: Channel<Msg>, handle: Handle, waiting: &Waiting) {
     let id = channel.id();
     let mut incoming = channel;
     let (reader, writer) = tokio::io::split(stream);
-    let spool = Spool::default();
+    let spool = Spool::new(waiting);
     let mut output = std::pin::pin!(async {
         pass(Box::pin(reader), &handle, id, None).await;
         let _gone = handle.eof(id).await;
@@ -196,7 +198,8 @@ pub(super) async fn carry(stream: ByteStream, channel: Channel<Msg>, handle: Han
         tokio::select! {
             message = incoming.wait() => match message {
                 Some(ChannelMsg::Data { data }) if !input_end => {
-                    if spool.push(data).await.is_err() {
+                    if let Err(error) = spool.push(data).await {
+                        tracing::warn!(%error, "a connection to a port is closed");
                         break;
                     }
                 }

@@ -20,6 +20,7 @@ const GPU: &str = "nvidia.com/gpu";
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
+What the repository asks for in its devcontainer.json, else in its .kled.yaml, is carried out, where the provider can.
 The same create again gives the same workspace; a create that was cut short is finished by the next one.
 
 Examples:

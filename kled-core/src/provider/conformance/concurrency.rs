@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::future::join_all;
 
 use super::disturbance::{Break, Disturbance, at_step, perform};
-use super::trial::{Failure, Outcome, Trial, ensure, equal, runs};
+use super::trial::{Failure, Outcome, Trial, ensure, equal, explained, runs};
 use super::{Case, case};
 use crate::provider::{Provider, ProviderExt};
 use crate::workspace::{Operation, Workspace, WorkspaceSpec};
@@ -89,7 +89,8 @@ async fn creates_agree(trial: &Trial) -> Outcome {
     let results = create_at_once(trial, &name, [&spec, &spec]).await?;
     let only = trial.create_makes_one(&name, &spec).await?;
     for (_, result) in results {
-        let workspace = result.map_err(|error| Failure::new("a concurrent create", "success", error))?;
+        let workspace =
+            result.map_err(|error| Failure::new("a concurrent create", "success", explained(&error)))?;
         runs("a concurrent create", &workspace, only.id)?;
     }
     trial.delete_leaves_nothing(&name).await
@@ -108,9 +109,11 @@ async fn one_spec_wins(trial: &Trial) -> Outcome {
             Err(error) if spec != winner.spec && error.kind() == ErrorKind::Conflict => {}
             Ok(_) => return Err(Failure::new("a create of the losing spec", "conflict", "success")),
             Err(error) if spec != winner.spec => {
-                return Err(Failure::new("a create of the losing spec", "conflict", error));
+                return Err(Failure::new("a create of the losing spec", "conflict", explained(&error)));
             }
-            Err(error) => return Err(Failure::new("a create of the winning spec", "success", error)),
+            Err(error) => {
+                return Err(Failure::new("a create of the winning spec", "success", explained(&error)));
+            }
         }
     }
     trial.delete_leaves_nothing(&name).await
@@ -125,7 +128,7 @@ async fn deletes_succeed(trial: &Trial) -> Outcome {
     });
     for result in trial.ends("concurrent deletes", join_all(calls)).await? {
         let result = result.map_err(|error| Failure::new("a concurrent delete", "an answer", error))?;
-        result.map_err(|error| Failure::new("a concurrent delete", "success", error))?;
+        result.map_err(|error| Failure::new("a concurrent delete", "success", explained(&error)))?;
     }
     trial.delete_leaves_nothing(&name).await
 }
@@ -141,7 +144,7 @@ async fn starts_and_stops_settle(trial: &Trial) -> Outcome {
     for result in trial.ends("concurrent starts and stops", join_all(calls)).await? {
         let result =
             result.map_err(|error| Failure::new("a concurrent start or stop", "an answer", error))?;
-        result.map_err(|error| Failure::new("a concurrent start or stop", "success", error))?;
+        result.map_err(|error| Failure::new("a concurrent start or stop", "success", explained(&error)))?;
     }
     let status = trial.ok("status", provider.status(&name)).await?;
     let settled = ["Running", "Stopped"].contains(&status.status.state());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::disturbance::{Break, Disturbance, at_step, kill, perform};
-use super::trial::{Failure, Outcome, Trial, ensure, equal, runs};
+use super::trial::{Failure, Outcome, Trial, ensure, equal, explained, runs};
 use super::{Case, case};
 use crate::provider::{Provider, ProviderExt};
 use crate::workspace::{Operation, StopReason, WorkspaceSpec, WorkspaceStatus};
@@ -205,7 +205,7 @@ async fn time_to_live(trial: &Trial) -> Outcome {
         match trial.ends("status", provider.status(name)).await? {
             Ok(_) => Ok(false),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
-            Err(error) => Err(Failure::new("status", "success or not-found", error)),
+            Err(error) => Err(Failure::new("status", "success or not-found", explained(&error))),
         }
     };
     trial.becomes_true("a workspace past its time to live", "deleted", look).await?;

@@ -160,10 +160,20 @@ pub(super) fn perform(
 impl Trial {
     /// Runs an operation undisturbed and notes its steps. `prepare` brings a new workspace into the state for it.
     pub(super) async fn record(&self, operation: Operation, name: &WorkspaceName) -> Outcome<Recorded> {
+        self.record_of(operation, name, &self.fixture.spec()).await
+    }
+
+    /// The same with another spec for a create.
+    pub(super) async fn record_of(
+        &self,
+        operation: Operation,
+        name: &WorkspaceName,
+        spec: &WorkspaceSpec,
+    ) -> Outcome<Recorded> {
         let notes = Disturbance::new(operation, usize::MAX, Break::Nothing);
         let provider = self.provider_with(notes.faults()).await?;
         let begun = Instant::now();
-        let call = perform(provider, operation, name.clone(), self.fixture.spec(), None);
+        let call = perform(provider, operation, name.clone(), spec.clone(), None);
         self.ok(format!("{operation} without faults"), call).await?;
         let (steps, took) = (notes.steps(), begun.elapsed());
         ensure(!steps.is_empty(), operation, "faults asked at its steps", "none asked")?;
@@ -176,9 +186,19 @@ impl Trial {
         disturbance: &Arc<Disturbance>,
         name: &WorkspaceName,
     ) -> Outcome<JoinHandle<Result<()>>> {
+        self.begin_of(disturbance, name, &self.fixture.spec()).await
+    }
+
+    /// The same with another spec for a create.
+    pub(super) async fn begin_of(
+        &self,
+        disturbance: &Arc<Disturbance>,
+        name: &WorkspaceName,
+        spec: &WorkspaceSpec,
+    ) -> Outcome<JoinHandle<Result<()>>> {
         let provider = self.provider_with(disturbance.faults()).await?;
         let operation = disturbance.operation;
-        let call = perform(provider, operation, name.clone(), self.fixture.spec(), None);
+        let call = perform(provider, operation, name.clone(), spec.clone(), None);
         let (ended, mut is_ended) = tokio::sync::oneshot::channel();
         let task = tokio::spawn(async move {
             let result = call.await;

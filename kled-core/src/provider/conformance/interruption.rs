@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::disturbance::{Break, Disturbance, at_step, kill};
-use super::trial::{Failure, Outcome, Trial, ensure, equal, runs};
+use super::trial::{Failure, Outcome, Trial, ensure, equal, explained, runs};
 use super::{Case, case};
 use crate::provider::{ExecRequest, Provider, ProviderExt};
 use crate::workspace::{Operation, WorkspaceStatus};
@@ -144,7 +144,9 @@ async fn is_not_running(trial: &Trial, name: &WorkspaceName) -> Outcome {
             other => Err(Failure::new("status after the cut", "an interrupted workspace or none", other)),
         },
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Failure::new("status after the cut", "an interrupted workspace or none", error)),
+        Err(error) => {
+            Err(Failure::new("status after the cut", "an interrupted workspace or none", explained(&error)))
+        }
     }
 }
 
@@ -299,7 +301,7 @@ async fn status_is_true(trial: &Trial, name: &WorkspaceName) -> Outcome {
     let what = format!("exec when status says {status}");
     match trial.ends(&what, provider.exec(name, ExecRequest::new(["echo"]))).await? {
         Err(error) if error.kind() == ErrorKind::InvalidState => Ok(()),
-        Err(error) => Err(Failure::new(what, "invalid-state", error)),
+        Err(error) => Err(Failure::new(what, "invalid-state", explained(&error))),
         // A backend that brings it up by itself may have done so meanwhile.
         Ok(_) if matches!(status, WorkspaceStatus::Starting { .. }) => {
             let now = trial.ok("status after that exec", provider.status(name)).await?.status;

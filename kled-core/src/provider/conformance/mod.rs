@@ -53,7 +53,9 @@ mod execution;
 mod interruption;
 mod lifecycle;
 mod observation;
+mod project;
 mod sessions;
+mod setup;
 mod transfer;
 mod trial;
 
@@ -67,6 +69,7 @@ use futures::future::BoxFuture;
 use super::{Capabilities, Faults, Provider};
 use crate::workspace::WorkspaceSpec;
 use crate::{Result, Secret, SecretReference, WorkspaceName};
+pub use project::Project;
 pub use trial::Failure;
 use trial::{Outcome, Trial};
 
@@ -105,6 +108,11 @@ pub trait Fixture: Send + Sync + 'static {
         None
     }
 
+    /// A spec whose repository has the [`file`](Project::file) of this project. The cases of the set-up need all of them.
+    fn project_spec(&self, _project: Project) -> Option<WorkspaceSpec> {
+        None
+    }
+
     /// A reference that the provider resolves, and the secret behind it.
     fn secret(&self) -> Option<(SecretReference, Secret)> {
         None
@@ -136,6 +144,7 @@ enum Need {
     Connect,
     Agent,
     Checkout,
+    Setup,
     Logs,
     Events,
     IdleTimeout,
@@ -143,6 +152,7 @@ enum Need {
     Faults,
     Secret,
     ExpectedFile,
+    Projects,
 }
 
 impl Need {
@@ -159,6 +169,7 @@ impl Need {
             Self::Connect => (capabilities.connect, "the provider connects to no ports"),
             Self::Agent => (capabilities.agent, "the provider's workspaces have no agent"),
             Self::Checkout => (capabilities.checkout, "the provider checks no repository out"),
+            Self::Setup => (capabilities.setup, "the provider carries out no set-up of the project"),
             Self::Logs => (capabilities.logs, "the provider keeps no logs"),
             Self::Events => (capabilities.events, "the provider keeps no events"),
             Self::IdleTimeout => (capabilities.idle_timeout, "the provider keeps no idle timeouts"),
@@ -167,6 +178,10 @@ impl Need {
             Self::Secret => (fixture.secret().is_some(), "the fixture has no secret"),
             Self::ExpectedFile => {
                 (fixture.expected_file().is_some(), "the fixture names no file of the checkout")
+            }
+            Self::Projects => {
+                let has_all = Project::ALL.into_iter().all(|project| fixture.project_spec(project).is_some());
+                (has_all, "the fixture has no projects with a set-up")
             }
         };
         (!is_there).then_some(reason)
@@ -266,6 +281,7 @@ pub fn cases() -> Vec<Case> {
         execution::CASES,
         sessions::CASES,
         transfer::CASES,
+        setup::CASES,
     ]
     .concat()
 }

@@ -76,7 +76,7 @@ pub(super) fn runs(what: &str, workspace: &Workspace, id: WorkspaceId) -> Outcom
 }
 
 /// The error and all its causes, in one line.
-fn explained(error: &Error) -> String {
+pub(super) fn explained(error: &Error) -> String {
     let mut text = format!("{} ({})", error, error.kind());
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {

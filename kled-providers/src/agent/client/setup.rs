@@ -20,13 +20,22 @@ pub struct SetupOptions {
     pub git_identity: Option<GitIdentity>,
     /// For `${localEnv:NAME}`: what the project may know of the user's machine. Kept nowhere.
     pub local_environment: Variables,
+    /// Of the commands of this set-up, over what the project asks for: what the workspace's owner gives to each command,
+    /// secrets too. Kept nowhere.
+    pub environment: Variables,
 }
 
 impl SetupOptions {
     /// The options of a phase, with nothing of the user's.
     #[must_use]
     pub fn new(phase: Phase) -> Self {
-        Self { phase, dotfiles: None, git_identity: None, local_environment: Variables::default() }
+        Self {
+            phase,
+            dotfiles: None,
+            git_identity: None,
+            local_environment: Variables::default(),
+            environment: Variables::default(),
+        }
     }
 }
 
@@ -93,6 +102,7 @@ fn request(options: &SetupOptions) -> SetupRequest {
             email: identity.email().to_owned(),
         }),
         local_environment: options.local_environment.0.clone().into_iter().collect(),
+        environment: options.environment.0.clone().into_iter().collect(),
     }
 }
 

@@ -14,13 +14,13 @@ use super::DAMAGED;
 /// Answers what [`deliver`](super::deliver) asks the delivered program; `None` when the arguments are something else.
 ///
 /// To be called first by the program's `main`, with its arguments. `digest` prints the digest of the running program;
-/// `install DIGEST PLACE` renames it to `PLACE` if that is its digest, and prints it then.
+/// `take-place DIGEST PLACE` renames it to `PLACE` if that is its digest, and prints it then.
 #[must_use]
 pub fn answer(arguments: &[OsString]) -> Option<ExitCode> {
     let [command, rest @ ..] = arguments else { return None };
     let answered = match (command.to_str()?, rest) {
         ("digest", []) => own_digest(),
-        ("install", [digest, place]) => install(digest.to_str()?, Path::new(place)),
+        ("take-place", [digest, place]) => take_place(digest.to_str()?, Path::new(place)),
         _ => return None,
     };
     Some(match answered.and_then(|digest| writeln!(io::stdout(), "{digest}")) {
@@ -38,7 +38,7 @@ fn own_digest() -> io::Result<String> {
     Ok(hex::encode(Sha256::digest(fs::read(env::current_exe()?)?)))
 }
 
-fn install(digest: &str, place: &Path) -> io::Result<String> {
+fn take_place(digest: &str, place: &Path) -> io::Result<String> {
     let own = own_digest()?;
     if own != digest {
         return Err(io::ErrorKind::InvalidData.into());

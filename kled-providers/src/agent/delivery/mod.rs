@@ -3,7 +3,7 @@
 //! ```text
 //! ask in every folder     FOLDER/kled-agent-DIGEST digest   the right one is there: nothing is sent
 //! send beside the place   by the engine's upload, else by a shell's `cat`
-//! install                 TEMPORARY install DIGEST PLACE    the program checks itself and takes its place
+//! install                 TEMPORARY take-place DIGEST PLACE the program checks itself and takes its place
 //! ```
 //!
 //! The place is named after the digest, and only a program that found its own digest right renames itself to it: what
@@ -165,7 +165,7 @@ async fn find(remote: &dyn Remote, agent: &AgentProgram, folders: &[&str]) -> Re
 async fn put(remote: &dyn Remote, agent: &AgentProgram, folder: &str) -> Result<String> {
     let (place, temporary) = (agent.place(folder), agent.temporary(folder));
     send(remote, agent, &temporary).await?;
-    let installed = ask(remote, &[&temporary, "install", agent.digest(), &place], QUESTION_LIMIT).await?;
+    let installed = ask(remote, &[&temporary, "take-place", agent.digest(), &place], QUESTION_LIMIT).await?;
     if installed.says(agent.digest()) {
         return Ok(place);
     }

@@ -25,7 +25,7 @@ const PROGRAM: &str = r#"#!/bin/sh
 digest=$(sha256sum "$0") && digest=${digest%% *}
 case "$1" in
   digest) echo "$digest" ;;
-  install) if [ "$digest" = "$2" ]; then mv "$0" "$3" && echo "$digest"; else exit 75; fi ;;
+  take-place) if [ "$digest" = "$2" ]; then mv "$0" "$3" && echo "$digest"; else exit 75; fi ;;
 esac
 exit
 "#;

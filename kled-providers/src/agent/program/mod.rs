@@ -6,7 +6,7 @@
 //! | `install DEST` | puts a copy of itself into a folder that another container sees |
 //! | `sidecar` | stops and deletes the workspace when its time has come, from another container |
 //! | `digest` | prints the SHA-256 of its own file |
-//! | `install DIGEST PLACE` | takes its place after a delivery by [`deliver`](super::delivery::deliver), if that is its digest |
+//! | `take-place DIGEST PLACE` | renames its own file to the place after a delivery by [`deliver`](super::delivery::deliver), if that is its digest |
 //! | `connect` | prints the token, then joins its standard input and output to the agent of this container |
 //! | `status` | prints what the agent of this container says of itself, as JSON |
 //!
@@ -56,8 +56,8 @@ use kled_core::{Error, ErrorKind, Result};
 
 use super::delivery;
 
-const USAGE: &str =
-    "usage: kled-agent serve | sidecar | install [DIGEST] DEST | digest | connect | status | --version";
+const USAGE: &str = "\
+usage: kled-agent serve | sidecar | install DEST | take-place DIGEST PLACE | digest | connect | status | --version";
 
 /// Exit code of a wrong command line.
 const WRONG_USAGE: u8 = 2;

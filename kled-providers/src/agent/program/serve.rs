@@ -23,7 +23,7 @@ use super::settings::{self, Settings};
 use super::{cleanup, health, one_line, runtime};
 use crate::agent::Token;
 use crate::agent::ending::{EXPIRED, IDLE};
-use crate::agent::server::{Agent, Configuration, Place};
+use crate::agent::server::{Agent, Configuration};
 
 /// The name under which the kubelet may ask for the agent's health; the empty one is for the process.
 const SERVICE: &str = "kled.agent.v1.Agent";
@@ -110,7 +110,8 @@ async fn run(settings: Settings, token: Token, environment: Variables) -> Result
     let agent = Agent::new(Configuration {
         id: settings.id,
         token,
-        checkout: Some(Place { folder: settings.checkout.clone(), state: settings.state.clone() }),
+        checkout: Some(settings.checkout.clone()),
+        state: Some(settings.state.clone()),
         working_directory: settings.working_directory.clone(),
         environment,
         // Absent where who decides that is outside of the container: it has to scale the workspace down.

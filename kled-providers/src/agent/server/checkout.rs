@@ -12,7 +12,6 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::Place;
 use super::call::ANSWER_QUEUE;
 use super::commands::Commands;
 use crate::agent::Credential;
@@ -86,7 +85,8 @@ async fn run(
     credential: Option<Credential>,
     answers: Answers,
 ) -> Result<CheckedOut> {
-    let Some(Place { folder, state }) = commands.configuration.checkout.clone() else {
+    let configuration = &commands.configuration;
+    let (Some(folder), Some(state)) = (configuration.checkout.clone(), configuration.state.clone()) else {
         return Err(Error::new(ErrorKind::Unsupported, "this workspace is checked out from outside"));
     };
     let _one_at_a_time = commands.checkout_turn.lock().await;

@@ -4,16 +4,14 @@
 //! digest is right: a copy that was cut off leaves nothing.
 
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use kled_core::{Error, ErrorKind, Result};
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::io::SyncIoBridge;
 use tonic::{Status, Streaming};
 
 use super::call::{ANSWER_QUEUE, first};
@@ -22,9 +20,10 @@ use crate::agent::protocol::messages::download_response::Message as Answer;
 use crate::agent::protocol::messages::upload_request::Message as Said;
 use crate::agent::protocol::messages::{DownloadResponse, TransferEnd, UploadRequest, UploadResponse};
 use crate::agent::protocol::{CHUNK, broken_protocol, lost, status_of};
+use crate::copy::{Transferred, write_archive};
 
-/// What may be received and not yet unpacked.
-const UNPACK_BUFFER: usize = 1 << 20;
+/// Chunks that may be received and not yet unpacked.
+const UNPACK_QUEUE: usize = 16;
 
 /// The folder into which a copy arrives begins with this.
 const ARRIVING: &str = ".kled-arriving-";
@@ -51,9 +50,10 @@ pub(super) async fn upload(
         return Err(status_of(&broken_protocol()));
     };
     let folder = commands.configuration.working_directory.join(folder);
-    let (archive, reader) = tokio::io::duplex(UNPACK_BUFFER);
+    let (archive, chunks) = mpsc::channel(UNPACK_QUEUE);
     let place = folder.clone();
-    let unpacking = tokio::task::spawn_blocking(move || unpack(SyncIoBridge::new(reader), &place));
+    let archived = Chunks { chunks, chunk: Bytes::new() };
+    let unpacking = tokio::task::spawn_blocking(move || unpack(archived, &place));
     let received = receive(commands, &mut source, archive).await;
     let unpacked =
         unpacking.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "unpacking ended")));
@@ -80,7 +80,7 @@ pub(super) async fn upload(
 async fn receive(
     commands: &Commands,
     source: &mut Streaming<UploadRequest>,
-    mut archive: DuplexStream,
+    archive: mpsc::Sender<Bytes>,
 ) -> Result<TransferEnd> {
     let (mut digest, mut bytes) = (Sha256::new(), 0_u64);
     let mut unpacked = true;
@@ -91,7 +91,7 @@ async fn receive(
                 digest.update(&chunk);
                 bytes += chunk.len() as u64;
                 // What follows the end of the archive is padding.
-                unpacked = unpacked && archive.write_all(&chunk).await.is_ok();
+                unpacked = unpacked && archive.send(chunk).await.is_ok();
             }
             Some(Said::End(end)) => {
                 let received = TransferEnd { bytes, sha256: Bytes::copy_from_slice(&digest.finalize()) };
@@ -104,6 +104,26 @@ async fn receive(
             Some(Said::Start(_)) => return Err(broken_protocol()),
             None => return Err(lost()),
         }
+    }
+}
+
+/// What was received, for code that blocks. It ends where the sender is dropped.
+struct Chunks {
+    chunks: mpsc::Receiver<Bytes>,
+    chunk: Bytes,
+}
+
+impl Read for Chunks {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() {
+            match self.chunks.blocking_recv() {
+                Some(chunk) => self.chunk = chunk,
+                None => return Ok(0),
+            }
+        }
+        let part = self.chunk.split_to(self.chunk.len().min(buffer.len()));
+        buffer[..part.len()].copy_from_slice(&part);
+        Ok(part.len())
     }
 }
 
@@ -167,7 +187,9 @@ pub(super) fn download(
     let commands = Arc::clone(commands);
     tokio::task::spawn_blocking(move || {
         let mut sender = Sender { commands, answers, digest: Sha256::new(), bytes: 0, chunk: Vec::new() };
-        let packed = pack(&mut sender, &path, &metadata).and_then(|()| sender.flush());
+        let name = path.file_name().map_or(Path::new("."), Path::new);
+        let packed = write_archive(&mut sender, &path, Some(name), &metadata, Transferred::default());
+        let packed = packed.and_then(|()| sender.flush());
         let last = match packed {
             Ok(()) => Ok(DownloadResponse { message: Some(Answer::End(sender.end())) }),
             Err(cause) => Err(status_of(&failed("read", &path, cause))),
@@ -214,49 +236,5 @@ impl Write for Sender {
         self.answers
             .blocking_send(Ok(DownloadResponse { message: Some(Answer::Chunk(chunk)) }))
             .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
-    }
-}
-
-fn pack(writer: &mut Sender, path: &Path, metadata: &std::fs::Metadata) -> io::Result<()> {
-    let mut tar = tar::Builder::new(writer);
-    tar.mode(tar::HeaderMode::Complete);
-    let name = path.file_name().map_or_else(|| PathBuf::from("."), PathBuf::from);
-    append(&mut tar, path, &name, metadata)?;
-    tar.finish()
-}
-
-fn append(
-    tar: &mut tar::Builder<&mut Sender>,
-    path: &Path,
-    name: &Path,
-    metadata: &std::fs::Metadata,
-) -> io::Result<()> {
-    let kind = metadata.file_type();
-    let mut header = tar::Header::new_gnu();
-    header.set_metadata(metadata);
-    if kind.is_symlink() {
-        header.set_size(0);
-        tar.append_link(&mut header, name, std::fs::read_link(path)?)
-    } else if kind.is_dir() {
-        tar.append_data(&mut header, name, io::empty())?;
-        let mut entries = std::fs::read_dir(path)?.collect::<io::Result<Vec<_>>>()?;
-        entries.sort_by_key(std::fs::DirEntry::file_name);
-        for entry in entries {
-            match entry.metadata() {
-                Ok(metadata) => append(tar, &entry.path(), &name.join(entry.file_name()), &metadata)?,
-                // Removed since the folder was read.
-                Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
-                Err(cause) => return Err(cause),
-            }
-        }
-        Ok(())
-    } else if kind.is_file() {
-        let size = metadata.len();
-        // As long as the header says, whatever is done to the file meanwhile.
-        let content = std::fs::File::open(path)?.take(size).chain(io::repeat(0)).take(size);
-        tar.append_data(&mut header, name, content)
-    } else {
-        // Sockets and pipes mean nothing elsewhere.
-        Ok(())
     }
 }

@@ -34,11 +34,11 @@ use tonic::{Request, Status};
 
 use self::call::Calls;
 use self::commands::Commands;
-pub use self::setup::read_setup;
+pub use self::setup::{has_setup, read_setup};
 use super::Token;
 use super::protocol::messages::agent_server::AgentServer;
 use super::protocol::status_of;
-use super::transport::{CONNECTION_WINDOW, HEARTBEAT, HEARTBEAT_LIMIT, STREAM_WINDOW};
+use super::transport::{CONNECTION_WINDOW, FRAME_MAX, HEARTBEAT, HEARTBEAT_LIMIT, STREAM_WINDOW};
 
 /// How many connections are served at once; more wait in the socket's queue.
 const CONNECTIONS_MAX: usize = 256;
@@ -65,8 +65,11 @@ pub struct Configuration {
     pub id: WorkspaceId,
     /// What a driver has to say.
     pub token: Token,
-    /// Where the repository is checked out and where that is recorded; absent where it is done from outside.
-    pub checkout: Option<Place>,
+    /// Where the agent checks the repository out; absent where that is done from outside. It may be a mount point; what
+    /// is in it belongs to the checkout. It needs a `state`.
+    pub checkout: Option<PathBuf>,
+    /// A folder for what the agents of the workspace have to remember. Without one each of them sets the project up anew.
+    pub state: Option<PathBuf>,
     /// The folder in which commands begin: the checkout, or the sub-path of it.
     pub working_directory: PathBuf,
     /// What every command has in its environment.
@@ -81,15 +84,6 @@ pub struct Configuration {
     pub drivers_are_far: bool,
     /// Where lines of the log go.
     pub log: Log,
-}
-
-/// Where an agent checks the repository out. Both folders outlive the agent.
-#[derive(Clone, Debug)]
-pub struct Place {
-    /// The folder of the checkout. It may be a mount point; what is in it belongs to the checkout.
-    pub folder: PathBuf,
-    /// A folder for what the agent has to remember.
-    pub state: PathBuf,
 }
 
 impl fmt::Debug for Configuration {
@@ -125,6 +119,7 @@ impl Agent {
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(FRAME_MAX)
             .keep_alive_interval(self.0.configuration.drivers_are_far.then_some(HEARTBEAT))
             .keep_alive_timeout(HEARTBEAT_LIMIT)
             .max_concurrent_streams(CALLS_MAX)
@@ -204,8 +199,8 @@ impl Agent {
     /// Takes note of changes in the checkout that no command of this agent makes. Never ends.
     async fn follow_changes(&self) {
         #[cfg(target_os = "linux")]
-        if let Some(place) = &self.0.configuration.checkout {
-            changes::follow(&self.0, place.folder.clone()).await;
+        if let Some(folder) = &self.0.configuration.checkout {
+            changes::follow(&self.0, folder.clone()).await;
         }
         std::future::pending().await
     }

@@ -23,10 +23,8 @@ const USAGE_LIMIT: Duration = Duration::from_secs(2);
 
 /// The status with what the workspace uses.
 pub(super) async fn status(commands: &Commands) -> StatusResponse {
-    let folder = match &commands.configuration.checkout {
-        Some(place) => place.folder.clone(),
-        None => commands.configuration.working_directory.clone(),
-    };
+    let configuration = &commands.configuration;
+    let folder = configuration.checkout.as_ref().unwrap_or(&configuration.working_directory).clone();
     let read = tokio::task::spawn_blocking(move || usage(&folder));
     // What a file system that hangs does not say is not known.
     let usage: Option<Usage> = tokio::time::timeout(USAGE_LIMIT, read).await.ok().and_then(Result::ok);

@@ -9,6 +9,7 @@ use kled_core::ports::SecretSource;
 use kled_core::provider::{
     Capabilities, CommandCapabilities, Enforcement, Faults, LimitCapabilities, SandboxCapabilities,
 };
+use kled_core::setup::{Dotfiles, GitIdentity};
 use kled_core::workspace::Isolation;
 use kled_core::{Error, ErrorKind, ProviderName, Result};
 
@@ -18,6 +19,7 @@ use super::state::boot_time;
 use super::under_way::UnderWay;
 use super::{ContainerProvider, Context};
 use crate::agent::delivery::AgentProgram;
+use crate::personal::Personal;
 use crate::secrets::EnvironmentAndFileSecrets;
 
 /// An engine on the same machine answers in milliseconds; one that does not answer in this time is as good as absent.
@@ -34,6 +36,7 @@ pub struct ContainerProviderBuilder {
     secrets: Option<Arc<dyn SecretSource>>,
     probe: Option<Duration>,
     agent_program: Option<AgentProgram>,
+    personal: Personal,
 }
 
 impl ContainerProviderBuilder {
@@ -97,6 +100,38 @@ impl ContainerProviderBuilder {
         self
     }
 
+    /// The user's own files, brought into every workspace that is made. Default: none.
+    #[must_use]
+    pub fn dotfiles(mut self, dotfiles: Dotfiles) -> Self {
+        self.personal.dotfiles = Some(dotfiles);
+        self
+    }
+
+    /// Who commits in workspaces. Default: nobody is set.
+    #[must_use]
+    pub fn git_identity(mut self, identity: GitIdentity) -> Self {
+        self.personal.git_identity = Some(identity);
+        self
+    }
+
+    /// What a project may know of this machine's environment, as `${localEnv:NAME}`. Default: nothing.
+    #[must_use]
+    pub fn local_environment(
+        mut self,
+        variables: impl IntoIterator<Item = (impl Into<String>, impl Into<String>)>,
+    ) -> Self {
+        let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
+        self.personal.local_environment.0.extend(variables);
+        self
+    }
+
+    /// All of it at once.
+    #[must_use]
+    pub(crate) fn personal(mut self, personal: Personal) -> Self {
+        self.personal = personal;
+        self
+    }
+
     /// How long the engine may take to answer the first time. Default: 3 seconds.
     #[must_use]
     pub fn probe_timeout(mut self, timeout: Duration) -> Self {
@@ -137,6 +172,7 @@ impl ContainerProviderBuilder {
             secrets: self.secrets.unwrap_or_else(|| Arc::new(EnvironmentAndFileSecrets)),
             agent_program: self.agent_program,
             agents: Agents::default(),
+            personal: self.personal,
             boot,
         })))
     }
@@ -161,6 +197,7 @@ fn capabilities(cpu: bool, memory: bool, has_agent: bool) -> Capabilities {
     Capabilities {
         isolations: vec![Isolation::Container],
         checkout: true,
+        setup: has_agent,
         images: true,
         durable: true,
         // Without an agent an engine gives 128 plus the signal as the exit code, which an exit can have as well.

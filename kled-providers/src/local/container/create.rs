@@ -294,7 +294,7 @@ impl Context {
         let client = self.watched(name, marks, self.connect_started(object)).await?;
         self.step(name, marks, "set-up").await?;
         let set_up = async {
-            self.set_up(&client, Phase::Create, reporter).await?;
+            self.set_up(&client, &marks.spec, Phase::Create, reporter).await?;
             self.mark_prepared(&client).await
         };
         let set_up = self.watched(name, marks, set_up).await;

@@ -84,6 +84,7 @@ use reach::Agents;
 use under_way::UnderWay;
 
 use crate::agent::delivery::AgentProgram;
+use crate::personal::Personal;
 use crate::within::within;
 
 /// True when an engine is named in the environment or has one of the usual sockets.
@@ -123,6 +124,7 @@ struct Context {
     /// The first process of the workspaces that are made. Without it that is a shell.
     agent_program: Option<AgentProgram>,
     agents: Agents,
+    personal: Personal,
     /// When this machine was started, if the engine is on it.
     boot: Option<Timestamp>,
 }

@@ -16,6 +16,7 @@ use super::logs::lines_of;
 use super::marks::{Marks, object_name};
 use super::state::Observation;
 use crate::agent::AgentClient;
+use crate::variables::variables_and_secrets;
 
 /// Connections that are kept.
 const AGENTS_MAX: usize = 256;
@@ -187,16 +188,9 @@ impl Context {
         mut command: Command,
     ) -> Result<ExecSession> {
         let Reached { marks, client } = reached;
-        let asked = std::mem::take(&mut command.environment.0);
-        let variables = &mut command.environment.0;
-        variables
-            .extend(marks.spec.environment.iter().map(|(name, value)| (name.to_string(), value.clone())));
-        for (variable, reference) in &marks.spec.secrets {
-            let secret =
-                self.secrets.secret(reference).await.map_err(|error| error.with("secret", reference))?;
-            variables.insert(variable.to_string(), secret.expose().to_owned());
-        }
-        variables.extend(asked);
+        let mut variables = variables_and_secrets(&marks.spec, &*self.secrets).await?;
+        variables.0.append(&mut command.environment.0);
+        command.environment = variables;
         self.faults.at(Operation::Exec, "start").await?;
         self.unless_lost(Operation::Exec, name, client.exec(command).await).await
     }

@@ -3,7 +3,7 @@
 use futures::stream;
 use kled_core::provider::Severity;
 use kled_core::setup::Phase;
-use kled_core::workspace::Workspace;
+use kled_core::workspace::{Workspace, WorkspaceSpec};
 use kled_core::{Error, ErrorKind, Failure, Result, WorkspaceName};
 
 use super::agent::{self, FAILURE, FOLDER};
@@ -11,7 +11,8 @@ use super::marks::{Marks, object_name};
 use super::reach::Reached;
 use super::upload::single_file;
 use super::{Context, Reporter};
-use crate::agent::{AgentClient, SetupOptions, SetupProgress};
+use crate::agent::{AgentClient, SetupProgress};
+use crate::variables::{variables_and_secrets, variables_of};
 
 /// The longest note of a failure that is read, with what an archive has around it.
 const NOTE_MAX: usize = 64 << 10;
@@ -39,7 +40,7 @@ impl Context {
         match client.download(PREPARED).await {
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                self.set_up(&client, Phase::Start, reporter).await?;
+                self.set_up(&client, &workspace.spec, Phase::Start, reporter).await?;
                 self.mark_prepared(&client).await?;
             }
             Err(error) => return Err(error),
@@ -54,13 +55,28 @@ impl Context {
     }
 
     /// Carries out what the project asks for when its workspace is made or started.
-    pub(super) async fn set_up(&self, client: &AgentClient, phase: Phase, reporter: &Reporter) -> Result<()> {
+    pub(super) async fn set_up(
+        &self,
+        client: &AgentClient,
+        spec: &WorkspaceSpec,
+        phase: Phase,
+        reporter: &Reporter,
+    ) -> Result<()> {
+        let mut options = self.personal.options(phase);
+        options.environment = match variables_and_secrets(spec, &*self.secrets).await {
+            Ok(variables) => variables,
+            // Only the project's file, which is in the container, says whether anybody needs it.
+            Err(error) => {
+                reporter.tell(Severity::Warning, "SecretUnavailable", error.to_string());
+                variables_of(spec)
+            }
+        };
         let progress = |progress: SetupProgress<'_>| {
             if let SetupProgress::Line(line) = progress {
                 reporter.say("SettingUp", line);
             }
         };
-        let summary = client.set_up(&SetupOptions::new(phase), progress).await?;
+        let summary = client.set_up(&options, progress).await?;
         for field in &summary.ignored {
             reporter.tell(Severity::Warning, "SetupFieldIgnored", field.to_string());
         }

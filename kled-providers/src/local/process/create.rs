@@ -15,17 +15,20 @@ use super::record::{Phase, Record, Run};
 use super::removal;
 use super::sandbox::{Sandbox, View};
 use super::serve::Configuration;
+use super::set_up::working_directory;
 use super::supervisor::Assignment;
 use super::{ProcessProvider, journal, observe};
 use crate::agent::Token;
 use crate::agent::checkout::{CheckedOut, CheckoutOptions, checkout};
+use crate::variables::variables_of;
 
 /// The steps, as they are reported and as faults are injected.
 const RESERVE: &str = "reserve";
 const CHECKOUT: &str = "checkout";
 const START: &str = "start";
+const SET_UP: &str = "set-up";
 const COMMIT: &str = "commit";
-const STEPS: [&str; 4] = [RESERVE, CHECKOUT, START, COMMIT];
+const STEPS: [&str; 5] = [RESERVE, CHECKOUT, START, SET_UP, COMMIT];
 
 /// How often somebody who waits looks whether a lock was given back, or a workspace deleted.
 const LOOK_PERIOD: Duration = Duration::from_millis(20);
@@ -174,24 +177,25 @@ impl ProcessProvider {
         })?;
         let view = View::of(folder, &self.0.user_home, supervisor.path());
         let environment = super::environment::of_commands(&record.name, record.id, sandbox, &view);
-        let working_directory = match &record.spec.source.path {
-            Some(path) => folder.checkout().join(path.as_str()),
-            None => folder.checkout(),
-        };
+        let conditions = self.left_out(folder, record, sandbox).await?;
         let serve = Configuration {
             name: record.name.clone(),
             id: record.id,
             sandbox,
             view,
-            working_directory,
+            working_directory: working_directory(folder, record),
             environment,
+            variables: variables_of(&record.spec),
+            sets_up: self.sets_up(sandbox),
             idle_timeout: record.spec.idle_timeout,
             // Two random identities: 244 random bits.
             token: Token::random(),
         };
         let expires = record.spec.time_to_live.and_then(|lifetime| record.created.checked_add(lifetime).ok());
         let limits = record.spec.resources.clone();
-        supervisor.launch(&Assignment { folder: folder.path().to_owned(), serve, limits, expires }).await
+        let folder = folder.path().to_owned();
+        let conditions = conditions.into_iter().collect();
+        supervisor.launch(&Assignment { folder, serve, limits, conditions, expires }).await
     }
 }
 
@@ -253,6 +257,8 @@ impl Attempt<'_> {
             Some(Checkout { path: self.folder.checkout().display().to_string(), commit: checked_out.commit });
         self.step(START).await?;
         self.start().await?;
+        self.step(SET_UP).await?;
+        self.set_up().await?;
         self.step(COMMIT).await?;
         self.record.phase = Phase::Ready;
         self.store().await?;
@@ -384,5 +390,15 @@ impl Attempt<'_> {
         self.say(START, "Starting", "starting the workspace".into());
         self.provider.launch(&self.folder, &self.record, self.sandbox).await?;
         Ok(())
+    }
+
+    async fn set_up(&self) -> Result<()> {
+        self.say(SET_UP, "SettingUp", "setting the project up".into());
+        let done = self.provider.set_up(&self.record, self.sandbox, Operation::Create, &self.progress).await;
+        if done.is_err() && self.lock.is_current() {
+            // Nothing runs of a create that has ended. What this leaves the next one ends.
+            let _left = removal::end_run(&self.folder, self.record.id, &self.provider.0.hierarchy).await;
+        }
+        done
     }
 }

@@ -8,9 +8,10 @@
 //!                     /staging-…/     a clone under way; renamed to checkout when it is whole
 //!                     /home/          the home folder of its commands
 //!                     /tmp/           their temporary folder
+//!                     /state/         what the agent inside remembers: which steps of the set-up are done
 //!                     /logs/          log.jsonl, events.jsonl
 //!                     /run/           what is true while it runs: supervisor.lock, run.json, token.json, agent.sock;
-//!                                 stop.json
+//!                                 stop.json, unprepared.json
 //! ROOT/trash/NAME.…/                  a workspace that is being deleted
 //! ```
 //!
@@ -109,6 +110,10 @@ impl Folder {
         self.0.join("tmp")
     }
 
+    pub(crate) fn state(&self) -> PathBuf {
+        self.0.join("state")
+    }
+
     pub(crate) fn logs(&self) -> PathBuf {
         self.0.join("logs")
     }
@@ -142,6 +147,11 @@ impl Folder {
         self.run().join("stop.json")
     }
 
+    /// There while the set-up of the last start is not done.
+    pub(crate) fn unprepared_record(&self) -> PathBuf {
+        self.run().join("unprepared.json")
+    }
+
     /// Clones that were cut short.
     pub(crate) fn stagings(&self) -> Result<Vec<PathBuf>> {
         let staging = |path: &PathBuf| {
@@ -152,7 +162,7 @@ impl Folder {
 
     /// The folders that a workspace has from its start.
     pub(crate) fn create_parts(&self) -> Result<()> {
-        for part in [self.home(), self.temporary(), self.logs(), self.run()] {
+        for part in [self.home(), self.temporary(), self.state(), self.logs(), self.run()] {
             create_private(&part).map_err(|cause| file_error("cannot create", &part, cause))?;
         }
         Ok(())
@@ -176,7 +186,11 @@ impl Lock {
     /// True when somebody has the lock. A lock file that is not there is not held.
     pub(crate) fn is_held(path: &Path) -> Result<bool> {
         match File::open(path) {
-            Ok(file) => Ok(!try_lock_shared(&file, path)?),
+            Ok(file) => {
+                let is_free = try_lock_shared(&file, path)?;
+                unlock(&file);
+                Ok(!is_free)
+            }
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(cause) => Err(file_error("cannot open", path, cause)),
         }
@@ -194,6 +208,19 @@ impl Lock {
     pub(crate) fn file(&self) -> &File {
         &self.file
     }
+}
+
+/// Closing the file is not enough: a process that another thread is just starting has it open, too, until it runs its
+/// own program, and the lock would be held for as long.
+impl Drop for Lock {
+    fn drop(&mut self) {
+        unlock(&self.file);
+    }
+}
+
+fn unlock(file: &File) {
+    // Where it fails the end of the file does it.
+    let _at_the_end = file.unlock();
 }
 
 fn open_lock(path: &Path) -> Result<File> {
@@ -342,6 +369,12 @@ mod tests {
         assert!(!lock.is_current());
         drop(lock);
         assert!(!Lock::is_held(&path).unwrap());
+        // As a process has it that another thread starts at this moment.
+        let lock = Lock::try_take(&path).unwrap().unwrap();
+        let inherited = lock.file().try_clone().unwrap();
+        drop(lock);
+        assert!(!Lock::is_held(&path).unwrap());
+        drop(inherited);
     }
 
     #[test]

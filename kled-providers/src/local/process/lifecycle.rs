@@ -7,7 +7,7 @@ use kled_core::workspace::{Decision, Operation, StopReason, Workspace};
 use kled_core::{Result, WorkspaceName};
 
 use super::layout::{Lock, blocking, write_json};
-use super::record::{Observed, Record, Stop};
+use super::record::{Observed, Record, Stop, Unprepared};
 use super::{ProcessProvider, journal, removal, socket};
 
 /// What the process inside gets beyond the grace period to kill what is left and to end.
@@ -19,20 +19,30 @@ impl ProcessProvider {
         let (_lock, record, observed) = self.locked(name).await?;
         let status = record.status(&observed);
         match status.decide(Operation::Start) {
-            Decision::Satisfied => return Ok(self.workspace(&(record, observed))),
+            Decision::Satisfied if observed.unprepared.is_none() => {
+                return Ok(self.workspace(&(record, observed)));
+            }
             Decision::Refuse | Decision::Wait => return Err(status.refusal(Operation::Start, name)),
-            Decision::Act => {}
+            Decision::Satisfied | Decision::Act => {}
         }
         let folder = self.0.root.folder(name);
-        self.0.faults.at(Operation::Start, "sweep").await?;
-        self.sweep(&record).await?;
-        self.0.faults.at(Operation::Start, "launch").await?;
         let sandbox = self.sandbox_for(&record.spec).await?;
-        self.launch(&folder, &record, sandbox).await?;
+        // One that runs has all but its set-up.
+        if observed.running().is_none() {
+            self.0.faults.at(Operation::Start, "sweep").await?;
+            self.sweep(&record).await?;
+            self.0.faults.at(Operation::Start, "launch").await?;
+            self.note_unprepared(&folder, &record, Some(Unprepared::default())).await?;
+            self.launch(&folder, &record, sandbox).await?;
+        }
+        self.0.faults.at(Operation::Start, "set-up").await?;
+        self.set_up_at_start(&folder, &record, sandbox, progress).await?;
         let event = journal::event(name, Operation::Start, Severity::Normal, "Started", "started".into());
         journal::append(&folder.events(), &event);
         progress.report(event);
-        Ok(self.workspace(&self.found(name).await?))
+        let (record, observed) = self.found(name).await?;
+        // The lock is this call's own.
+        Ok(self.workspace(&(record, Observed { operation: false, ..observed })))
     }
 
     pub(super) async fn stop(

@@ -17,6 +17,7 @@ mod record;
 mod removal;
 mod sandbox;
 mod serve;
+mod set_up;
 mod socket;
 mod supervisor;
 
@@ -39,6 +40,7 @@ use kled_core::{Error, ProviderName, Result, WorkspaceName};
 pub use launch::SupervisorProgram;
 
 use crate::agent::AgentClient;
+use crate::personal::Personal;
 use crate::within::within;
 use cgroup::Hierarchy;
 use layout::{Folder, Lock, Root, blocking, read_json};
@@ -62,6 +64,8 @@ struct Inner {
     /// Found when it is first needed: the look starts a process.
     strongest: OnceLock<Option<Sandbox>>,
     preferred: Option<Sandbox>,
+    personal: Personal,
+    set_up_without_sandbox: bool,
     capabilities: Capabilities,
 }
 
@@ -76,6 +80,8 @@ pub(crate) struct Settings {
     pub(crate) faults: Faults,
     /// Taken instead of the strongest, where it works.
     pub(crate) sandbox: Option<Sandbox>,
+    pub(crate) personal: Personal,
+    pub(crate) set_up_without_sandbox: bool,
 }
 
 impl ProcessProvider {
@@ -92,6 +98,8 @@ impl ProcessProvider {
             hierarchy,
             strongest: OnceLock::new(),
             preferred: settings.sandbox,
+            personal: settings.personal,
+            set_up_without_sandbox: settings.set_up_without_sandbox,
             capabilities,
         }))
     }
@@ -156,18 +164,9 @@ impl ProcessProvider {
     async fn start_command(&self, name: &WorkspaceName, request: ExecRequest) -> Result<ExecSession> {
         let record = self.reached(Operation::Exec, name).await?;
         let mut command = request.command;
-        let asked = std::mem::take(&mut command.environment.0);
-        let spec = &record.spec;
-        command
-            .environment
-            .0
-            .extend(spec.environment.iter().map(|(name, value)| (name.to_string(), value.clone())));
-        for (variable, reference) in &spec.secrets {
-            let secret =
-                self.0.secrets.secret(reference).await.map_err(|error| error.with("variable", variable))?;
-            command.environment.0.insert(variable.to_string(), secret.expose().to_owned());
-        }
-        command.environment.0.extend(asked);
+        let asked =
+            std::mem::replace(&mut command.environment, self.variables_and_secrets(&record.spec).await?);
+        command.environment.0.extend(asked.0);
         self.0.faults.at(Operation::Exec, "start").await?;
         socket::connect(&self.0.root.folder(name)).await?.exec(command).await
     }
@@ -187,7 +186,9 @@ fn observe(folder: &Folder) -> Result<Option<(Record, Observed)>> {
     let Some(record) = read_json::<Record>(&folder.record())? else { return Ok(None) };
     let run = read_json(&folder.run_record())?;
     let stop = read_json(&folder.stop_record())?;
-    Ok(Some((record, Observed { operation, supervised, run, stop, boot: crate::local::process_id::boot() })))
+    let unprepared = read_json(&folder.unprepared_record())?;
+    let boot = crate::local::process_id::boot();
+    Ok(Some((record, Observed { operation, supervised, run, stop, unprepared, boot })))
 }
 
 fn capabilities(hierarchy: &Hierarchy) -> Capabilities {
@@ -196,6 +197,7 @@ fn capabilities(hierarchy: &Hierarchy) -> Capabilities {
     Capabilities {
         isolations: vec![Isolation::Default, Isolation::Process, Isolation::None],
         checkout: true,
+        setup: true,
         images: false,
         durable: true,
         commands: CommandCapabilities {
@@ -228,6 +230,11 @@ impl Provider for ProcessProvider {
 
     fn capabilities(&self) -> &Capabilities {
         &self.0.capabilities
+    }
+
+    fn capabilities_of(&self, spec: &WorkspaceSpec) -> Capabilities {
+        let setup = spec.isolation != Isolation::None || self.0.set_up_without_sandbox;
+        Capabilities { setup, ..self.capabilities().clone() }
     }
 
     async fn create_workspace(

@@ -53,6 +53,26 @@ pub(crate) struct Stop {
     pub(crate) reason: StopReason,
 }
 
+/// `unprepared.json`: the set-up of the last start is not done.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Unprepared {
+    /// Why, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) failure: Option<Failure>,
+}
+
+impl Unprepared {
+    fn condition(&self, is_under_way: bool) -> Condition {
+        let (reason, message) = match &self.failure {
+            _ if is_under_way => ("UnderWay", "the set-up of the start is under way".into()),
+            Some(failure) => ("Failed", failure.message.clone()),
+            None => ("Interrupted", "the set-up of the start was cut short; start it again".into()),
+        };
+        Condition::new("SetUp", false, reason, message)
+    }
+}
+
 /// What was found besides the record.
 #[derive(Clone, Debug)]
 pub(crate) struct Observed {
@@ -62,6 +82,7 @@ pub(crate) struct Observed {
     pub(crate) supervised: bool,
     pub(crate) run: Option<Run>,
     pub(crate) stop: Option<Stop>,
+    pub(crate) unprepared: Option<Unprepared>,
     pub(crate) boot: String,
 }
 
@@ -106,15 +127,19 @@ impl Record {
     }
 
     pub(crate) fn workspace(&self, provider: &ProviderName, observed: &Observed) -> Workspace {
+        let status = self.status(observed);
+        let mut conditions = observed.run.as_ref().map(|run| run.conditions.clone()).unwrap_or_default();
+        let unprepared = observed.unprepared.as_ref().filter(|_| status.is_running());
+        conditions.extend(unprepared.map(|unprepared| unprepared.condition(observed.operation)));
         Workspace {
             name: self.name.clone(),
             id: self.id,
             provider: provider.clone(),
             spec: self.spec.clone(),
-            status: self.status(observed),
+            status,
             created: self.created,
             checkout: self.checkout.clone(),
-            conditions: observed.run.as_ref().map(|run| run.conditions.clone()).unwrap_or_default(),
+            conditions,
         }
     }
 }
@@ -139,7 +164,7 @@ mod tests {
     }
 
     fn observed(run: Option<Run>) -> Observed {
-        Observed { operation: false, supervised: true, run, stop: None, boot: "now".into() }
+        Observed { operation: false, supervised: true, run, stop: None, unprepared: None, boot: "now".into() }
     }
 
     #[test]
@@ -153,6 +178,26 @@ mod tests {
     fn a_live_supervisor_is_running() {
         let observed = observed(Some(run(ProcessId::own(), "now")));
         assert!(record(Phase::Ready).status(&observed).is_running());
+    }
+
+    #[test]
+    fn a_running_workspace_says_that_its_set_up_is_not_done() {
+        let failure = Failure::from(&kled_core::Error::new(kled_core::ErrorKind::SetupFailed, "it failed"));
+        let mut observed = observed(Some(run(ProcessId::own(), "now")));
+        let record = record(Phase::Ready);
+        let reason = |observed: &Observed| {
+            let workspace = record.workspace(&ProviderName::new("local").unwrap(), observed);
+            workspace.condition("SetUp").map(|condition| condition.reason.clone())
+        };
+        assert_eq!(reason(&observed), None);
+        observed.unprepared = Some(Unprepared::default());
+        assert_eq!(reason(&observed).as_deref(), Some("Interrupted"));
+        observed.unprepared = Some(Unprepared { failure: Some(failure) });
+        assert_eq!(reason(&observed).as_deref(), Some("Failed"));
+        observed.operation = true;
+        assert_eq!(reason(&observed).as_deref(), Some("UnderWay"));
+        observed.supervised = false;
+        assert_eq!(reason(&observed), None, "of one that does not run nothing is expected");
     }
 
     #[test]

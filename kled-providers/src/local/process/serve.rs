@@ -37,8 +37,12 @@ pub(crate) struct Configuration {
     pub(crate) view: View,
     /// The folder in which commands begin: the checkout, or the sub-path of it.
     pub(crate) working_directory: PathBuf,
-    /// What every command has in its environment.
+    /// What every command has in its environment, and this process.
     pub(crate) environment: Variables,
+    /// What the spec adds for commands. It is not for what prepares the sandbox outside of it.
+    pub(crate) variables: Variables,
+    /// False where the project is not set up.
+    pub(crate) sets_up: bool,
     pub(crate) idle_timeout: Option<Duration>,
     /// What a client has to say.
     pub(crate) token: Token,
@@ -110,12 +114,15 @@ fn stay_with_parent(sandbox: Sandbox) -> std::io::Result<()> {
 
 async fn run(configuration: Configuration, listener: StdListener) -> std::io::Result<()> {
     let listener = UnixListener::from_std(listener)?;
+    let mut environment = configuration.environment;
+    environment.0.extend(configuration.variables.0);
     let agent = Agent::new(server::Configuration {
         id: configuration.id,
         token: configuration.token,
         checkout: None,
+        state: configuration.sets_up.then_some(configuration.view.state),
         working_directory: configuration.working_directory,
-        environment: configuration.environment,
+        environment,
         idle_timeout: configuration.idle_timeout,
         has_own_processes: configuration.sandbox.has_own_processes(),
         drivers_are_far: false,

@@ -45,6 +45,8 @@ pub(crate) struct Assignment {
     pub(crate) folder: PathBuf,
     pub(crate) serve: Configuration,
     pub(crate) limits: Resources,
+    /// What is known of the run already.
+    pub(crate) conditions: Vec<Condition>,
     pub(crate) expires: Option<Timestamp>,
 }
 
@@ -135,6 +137,7 @@ impl Supervisor {
                 .as_ref()
                 .map(|_| not_limited("DiskLimited", "folders of this machine have no quota")),
         );
+        conditions.extend(self.assignment.conditions.iter().cloned());
         let result = self.serve(&group, conditions).await;
         group.remove().await;
         match result {

@@ -6,12 +6,13 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use kled_core::provider::Variables;
 use kled_core::setup::{CommandSet, DOTFILES_SCRIPTS, Dotfiles, DotfilesInstall, SetupCommand, StepKind};
 use kled_core::workspace::{CommitId, Revision, Source};
 use kled_core::{Error, ErrorKind, Result};
 use tokio::sync::mpsc;
 
-use super::{Applied, Progress, blocking, reworded, state, step};
+use super::{Applied, Progress, blocking, reworded, step};
 use crate::agent::checkout::{CheckoutOptions, checkout};
 use crate::agent::server::account::Account;
 use crate::agent::server::checkout::empty;
@@ -40,13 +41,14 @@ pub(super) async fn install(
     commands: &Arc<Commands>,
     dotfiles: &Dotfiles,
     applied: &Applied,
+    environment: &Variables,
     progress: &Progress,
 ) -> Result<Vec<String>> {
     let home = applied.environment.0.get("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
     let home = home.ok_or_else(|| {
         Error::new(ErrorKind::InvalidInput, "dotfiles need a home folder, and HOME is not set")
     })?;
-    let folder = match state(&commands.configuration) {
+    let folder = match &commands.configuration.state {
         Some(state) if applied.account.is_none() => state.join(FOLDER),
         // Another user may not be able to read what the agent keeps.
         _ => home.join(FOLDER_IN_HOME),
@@ -70,7 +72,8 @@ pub(super) async fn install(
     let commands_of_step = BTreeMap::from([(String::new(), command)]);
     let set =
         CommandSet { field: StepKind::Dotfiles.as_str().into(), line: None, commands: commands_of_step };
-    step::run(commands, &set, None, &folder, progress).await?;
+    let place = step::Place { folder: &folder, environment };
+    step::run(commands, &set, None, place, progress).await?;
     Ok(Vec::new())
 }
 

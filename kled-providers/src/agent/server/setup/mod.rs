@@ -8,7 +8,7 @@ mod step;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use kled_core::provider::Variables;
+use kled_core::provider::{LogStream, Variables};
 use kled_core::setup::{
     Action, Dotfiles, GitIdentity, IgnoredField, IgnoredReason, Phase, Resolved, Scope, Setup, Step,
     devcontainer_id, plan,
@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-pub use self::read::read_setup;
+pub use self::read::{has_setup, read_setup};
 use self::record::Record;
 use super::Configuration;
 use super::account::Account;
@@ -59,7 +59,7 @@ impl Preparation {
     /// As an earlier agent of the workspace left it, but for variables of the user's machine, which nobody keeps.
     pub(super) fn new(configuration: &Configuration) -> Self {
         // A record that cannot be read is an error of the next set-up, not of every command.
-        let known = state(configuration).and_then(|folder| Record::read(folder).ok().flatten());
+        let known = configuration.state.as_deref().and_then(|folder| Record::read(folder).ok().flatten());
         let applied = known.and_then(|record| {
             let (resolved, account) = resolve(configuration, &record.setup, Variables::default()).ok()?;
             Some(applied(configuration, &resolved, account, record.git_identity.as_ref()))
@@ -79,11 +79,6 @@ impl Preparation {
     fn apply(&self, applied: Applied) {
         *self.applied.write().unwrap_or_else(PoisonError::into_inner) = applied;
     }
-}
-
-/// Where it is noted what was set up; nowhere where the checkout is made from outside.
-fn state(configuration: &Configuration) -> Option<&std::path::Path> {
-    configuration.checkout.as_ref().map(|place| place.state.as_path())
 }
 
 /// What the project asks for comes to here, and the user that commands run as, where it is another one than the agent's
@@ -128,22 +123,29 @@ fn applied(
     Applied { environment, folder, account }
 }
 
-/// Tells the driver how far it is.
-pub(super) struct Progress(mpsc::Sender<Result<SetupResponse, Status>>);
+/// What lines of the set-up are by in the log.
+const LABEL: &str = "set-up";
+
+/// Tells the driver, and the log, how far it is.
+pub(super) struct Progress {
+    commands: Arc<Commands>,
+    answers: mpsc::Sender<Result<SetupResponse, Status>>,
+}
 
 impl Progress {
     async fn line(&self, line: String) {
+        self.commands.log(LogStream::Supervisor, Some(LABEL.into()), line.clone());
         self.say(Answer::Progress(line)).await;
     }
 
     async fn say(&self, message: Answer) {
         // The driver may be gone: then the running step ends.
-        let _gone = self.0.send(Ok(SetupResponse { message: Some(message) })).await;
+        let _gone = self.answers.send(Ok(SetupResponse { message: Some(message) })).await;
     }
 
     /// Waits until nobody listens any more.
     async fn abandoned(&self) {
-        self.0.closed().await;
+        self.answers.closed().await;
     }
 }
 
@@ -153,6 +155,7 @@ struct Request {
     dotfiles: Option<Dotfiles>,
     git_identity: Option<GitIdentity>,
     local_environment: Variables,
+    environment: Variables,
 }
 
 impl TryFrom<SetupRequest> for Request {
@@ -178,6 +181,7 @@ impl TryFrom<SetupRequest> for Request {
             dotfiles: request.dotfiles.map(dotfiles).transpose()?,
             git_identity: identity.transpose()?,
             local_environment: Variables(request.local_environment.into_iter().collect()),
+            environment: Variables(request.environment.into_iter().collect()),
         })
     }
 }
@@ -191,11 +195,11 @@ pub(super) fn set_up(
     let (answers, receiver) = mpsc::channel(ANSWER_QUEUE);
     let commands = Arc::clone(commands);
     tokio::spawn(async move {
-        let progress = Progress(answers);
+        let progress = Progress { commands: Arc::clone(&commands), answers };
         match carry_out(&commands, request, &progress).await {
             Ok(summary) => progress.say(Answer::Done(summary)).await,
             Err(error) => {
-                let _gone = progress.0.send(Err(status_of(&in_one_line(&error)))).await;
+                let _gone = progress.answers.send(Err(status_of(&in_one_line(&error)))).await;
             }
         }
     });
@@ -214,16 +218,16 @@ fn reworded(error: &Error, message: String) -> Error {
 }
 
 async fn carry_out(commands: &Arc<Commands>, request: Request, progress: &Progress) -> Result<SetupSummary> {
-    let phase = request.phase;
+    let (phase, environment) = (request.phase, request.environment.clone());
     let mut turn = tokio::select! {
         turn = commands.preparation.record.lock() => turn,
         () = progress.abandoned() => return Err(step::abandoned()),
     };
-    let state = state(&commands.configuration).map(ToOwned::to_owned);
+    let state = commands.configuration.state.clone();
     let (configuration, known) = (commands.configuration.clone(), turn.clone());
     let (mut record, resolved, applied) = blocking(move || prepare(&configuration, known, request)).await?;
     commands.preparation.apply(applied.clone());
-    let mut run = Run { commands, progress, resolved, applied, ignored: Vec::new() };
+    let mut run = Run { commands, progress, environment, resolved, applied, ignored: Vec::new() };
     let result = run.all(phase, &mut record, state).await;
     *turn = Some(record);
     result.map(|file| run.summary(file))
@@ -235,7 +239,7 @@ fn prepare(
     known: Option<Record>,
     request: Request,
 ) -> Result<(Record, Resolved, Applied)> {
-    let mut record = match (known, state(configuration)) {
+    let mut record = match (known, &configuration.state) {
         (Some(known), _) => known,
         (None, Some(folder)) => Record::read(folder)?.unwrap_or_default(),
         (None, None) => Record::default(),
@@ -243,8 +247,8 @@ fn prepare(
     record.setup = Setup { dotfiles: request.dotfiles, ..read_setup(&configuration.working_directory)? };
     record.git_identity = request.git_identity.or(record.git_identity);
     let (resolved, account) = resolve(configuration, &record.setup, request.local_environment)?;
-    if let (Some(account), Some(place)) = (&account, &configuration.checkout) {
-        account.own(&place.folder).map_err(|cause| {
+    if let (Some(account), Some(folder)) = (&account, &configuration.checkout) {
+        account.own(folder).map_err(|cause| {
             Error::new(
                 ErrorKind::PermissionDenied,
                 format!("the checkout cannot be given to the user: {cause}"),
@@ -259,6 +263,8 @@ fn prepare(
 struct Run<'a> {
     commands: &'a Arc<Commands>,
     progress: &'a Progress,
+    /// Of the commands of this set-up alone.
+    environment: Variables,
     resolved: Resolved,
     applied: Applied,
     /// Besides what is known before the first step.
@@ -299,11 +305,14 @@ impl Run<'_> {
             Action::Run(set) => {
                 self.progress.line(format!("running {}", set.field)).await;
                 let set = set.substituted(&self.resolved.scope);
-                step::run(self.commands, &set, file, &self.applied.folder, self.progress).await
+                let place = step::Place { folder: &self.applied.folder, environment: &self.environment };
+                step::run(self.commands, &set, file, place, self.progress).await
             }
             Action::Dotfiles(dotfiles) => {
                 self.progress.line(format!("installing dotfiles from {}", dotfiles.repository)).await;
-                let kept = dotfiles::install(self.commands, dotfiles, &self.applied, self.progress).await?;
+                let (applied, environment) = (&self.applied, &self.environment);
+                let kept =
+                    dotfiles::install(self.commands, dotfiles, applied, environment, self.progress).await?;
                 let kept = kept.into_iter().map(|file| IgnoredField::new(file, None, IgnoredReason::Exists));
                 self.ignored.extend(kept);
                 Ok(())

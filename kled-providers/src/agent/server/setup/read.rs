@@ -32,6 +32,12 @@ pub fn read_setup(folder: &Path) -> Result<Setup> {
     Ok(setup)
 }
 
+/// True where a project has a file that says how it is set up. It blocks, and reads no file.
+#[must_use]
+pub fn has_setup(folder: &Path) -> bool {
+    !candidates(folder).is_empty()
+}
+
 /// The files that may say something.
 fn candidates(folder: &Path) -> Vec<String> {
     let mut files: Vec<String> =

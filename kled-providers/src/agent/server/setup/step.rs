@@ -27,18 +27,25 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 const LAST_LINES: usize = 5;
 const LAST_LINE_MAX: usize = 200;
 
-/// Runs all commands of a set at the same time, in `folder`, and waits for all of them.
+/// Where commands run, and what they have in their environment besides the workspace's own.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) folder: &'a Path,
+    pub(super) environment: &'a Variables,
+}
+
+/// Runs all commands of a set at the same time and waits for all of them.
 pub(super) async fn run(
     commands: &Arc<Commands>,
     set: &CommandSet,
     file: Option<&str>,
-    folder: &Path,
+    place: Place<'_>,
     progress: &Progress,
 ) -> Result<()> {
     let runs = set.commands.iter().map(|(name, command)| async move {
         let label = if name.is_empty() { set.field.clone() } else { format!("{}.{name}", set.field) };
         let failed = |error: Error| located(&error, &label, file, set.line);
-        one(commands, &label, name, command, folder, progress).await.map_err(failed)
+        one(commands, &label, name, command, place, progress).await.map_err(failed)
     });
     join_all(runs).await.into_iter().collect()
 }
@@ -58,13 +65,13 @@ async fn one(
     label: &str,
     name: &str,
     command: &SetupCommand,
-    folder: &Path,
+    place: Place<'_>,
     progress: &Progress,
 ) -> Result<()> {
     let command = Command {
         arguments: command.arguments(),
-        working_directory: Some(folder.display().to_string()),
-        environment: Variables::default(),
+        working_directory: Some(place.folder.display().to_string()),
+        environment: place.environment.clone(),
         stdin: StandardInput::Empty,
         terminal: None,
         detached: false,

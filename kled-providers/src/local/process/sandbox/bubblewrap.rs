@@ -61,6 +61,7 @@ pub(super) fn wrap(view: &View, command: Vec<OsString>) -> Vec<OsString> {
         arguments.readable(path);
     }
     arguments.mount("--bind", &view.checkout, &view.checkout);
+    arguments.mount("--bind", &view.state, &view.state);
     arguments.mount("--ro-bind", &view.program, Path::new(PROGRAM));
     arguments.flags(&["--chdir"]);
     arguments.0.push(view.checkout.clone().into());
@@ -113,6 +114,7 @@ mod tests {
             checkout: "/home/user/.local/share/kled/workspaces/demo/checkout".into(),
             home: "/data/home".into(),
             temporary: "/data/tmp".into(),
+            state: "/home/user/.local/share/kled/workspaces/demo/state".into(),
             user_home: "/home/user".into(),
             readable: vec!["/usr".into(), "/home/user/.rustup".into()],
             hidden: vec![PathBuf::from("/etc/shadow")],
@@ -143,8 +145,13 @@ mod tests {
         let arguments = wrap(&view(), vec!["/opt/kled".into()]);
         let writable: Vec<_> =
             arguments.windows(2).filter(|pair| pair[0] == "--bind").map(|pair| &pair[1]).collect();
-        let own =
-            ["/data/tmp", "/data/tmp", "/data/home", "/home/user/.local/share/kled/workspaces/demo/checkout"];
+        let own = [
+            "/data/tmp",
+            "/data/tmp",
+            "/data/home",
+            "/home/user/.local/share/kled/workspaces/demo/checkout",
+            "/home/user/.local/share/kled/workspaces/demo/state",
+        ];
         assert_eq!(writable, own);
     }
 }

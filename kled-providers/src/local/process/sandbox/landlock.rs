@@ -52,7 +52,7 @@ pub(super) fn enter(view: &View) -> Result<()> {
     for path in ALWAYS_READABLE.iter().map(Path::new).chain([view.program.as_path()]) {
         allow(&mut ruleset, path, read).map_err(refused)?;
     }
-    for path in [&view.checkout, &view.home, &view.temporary] {
+    for path in [&view.checkout, &view.home, &view.temporary, &view.state] {
         allow(&mut ruleset, path, all).map_err(refused)?;
     }
     for path in DEVICES.iter().map(Path::new) {

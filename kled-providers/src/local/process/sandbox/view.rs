@@ -84,6 +84,8 @@ pub(crate) struct View {
     pub(crate) home: PathBuf,
     /// Writable: the temporary folder of the workspace.
     pub(crate) temporary: PathBuf,
+    /// Writable, at its own path: what the agent inside remembers.
+    pub(crate) state: PathBuf,
     /// The home folder of the user, which is not seen.
     pub(crate) user_home: PathBuf,
     /// Read-only: the system and the toolchains that are there.
@@ -103,6 +105,7 @@ impl View {
             checkout: folder.checkout(),
             home: folder.home(),
             temporary: folder.temporary(),
+            state: folder.state(),
             user_home: user_home.to_owned(),
             readable: system.chain(toolchains).filter(|path| path.exists()).collect(),
             hidden: SYSTEM_CREDENTIALS.iter().map(PathBuf::from).filter(|path| path.exists()).collect(),

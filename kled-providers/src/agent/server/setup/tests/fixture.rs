@@ -10,7 +10,7 @@ use kled_core::provider::ExecRequest;
 use kled_core::setup::Phase;
 use tempfile::TempDir;
 
-use crate::agent::server::{Agent, Configuration, Place, WORKSPACE_ID};
+use crate::agent::server::{Agent, Configuration, WORKSPACE_ID};
 use crate::agent::tests::configuration;
 use crate::agent::{AgentClient, SetupOptions, SetupSummary, Token};
 
@@ -57,7 +57,8 @@ impl Workspace {
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = Arc::clone(&log);
         let mut configuration = Configuration {
-            checkout: Some(Place { folder: checkout.clone(), state }),
+            checkout: Some(checkout.clone()),
+            state: Some(state),
             log: Arc::new(move |line| lines.lock().unwrap().push(line.line)),
             ..configuration(&checkout, &Token::random())
         };
@@ -67,6 +68,11 @@ impl Workspace {
         let workspace = Self { folder, configuration, log };
         files.iter().for_each(|(file, text)| workspace.write(file, text));
         workspace
+    }
+
+    /// From now on its agents make no checkout, as those of processes on this machine.
+    pub(super) fn check_out_from_outside(&mut self) {
+        self.configuration.checkout = None;
     }
 
     /// Another agent of the workspace, as after a start.

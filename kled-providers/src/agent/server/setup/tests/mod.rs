@@ -118,6 +118,39 @@ async fn commands_of_an_object_run_at_the_same_time() {
 }
 
 #[tokio::test]
+async fn what_is_given_to_the_commands_of_a_set_up_is_for_them_alone() {
+    let text = "environment: {LEVEL: project}\nsetup:\n  create: echo $LEVEL $TOKEN > seen\n";
+    let workspace = Workspace::new(&[(".kled.yaml", text)]);
+    let agent = workspace.agent().await;
+    let mut options = SetupOptions::new(Phase::Create);
+    options
+        .environment
+        .0
+        .extend([("TOKEN", "hunter2"), ("LEVEL", "owner")].map(|(name, value)| (name.into(), value.into())));
+    agent.client.set_up(&options, |_| {}).await.unwrap();
+    assert_eq!(workspace.read("seen"), "owner hunter2\n");
+    assert_eq!(agent.shell("echo $LEVEL $TOKEN").await, "project\n");
+    assert!(!workspace.state("setup.json").contains("hunter2"));
+}
+
+#[tokio::test]
+async fn progress_is_in_the_log_too() {
+    let workspace = Workspace::new(&[(".kled.yaml", "setup:\n  create: echo fetching\n")]);
+    workspace.agent().await.set_up(Phase::Create).await.unwrap();
+    assert!(workspace.logged("running setup.create") && workspace.logged("fetching"));
+}
+
+#[tokio::test]
+async fn a_workspace_whose_checkout_is_made_outside_remembers_its_set_up() {
+    let mut workspace = Workspace::new(&[(".kled.yaml", "setup:\n  create: echo once >> log\n")]);
+    workspace.check_out_from_outside();
+    for _ in 0..2 {
+        workspace.agent().await.set_up(Phase::Create).await.unwrap();
+    }
+    assert_eq!(workspace.read("log"), "once\n");
+}
+
+#[tokio::test]
 async fn a_program_that_does_not_exist_is_told_as_such() {
     let workspace = Workspace::new(&[(".kled.yaml", "setup:\n  create: {tool: [no-such-program]}\n")]);
     let error = workspace.agent().await.set_up(Phase::Create).await.unwrap_err();
