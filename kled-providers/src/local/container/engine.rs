@@ -113,6 +113,8 @@ impl Engine {
     pub(super) async fn remove_volume(&self, name: &str) -> Result<bool> {
         match self.docker.remove_volume(name, None::<RemoveVolumeOptions>).await {
             Err(error) if status(&error) == Some(409) || says(&error, "in use") => Ok(false),
+            // Podman, while an upload that was given up still writes into it.
+            Err(error) if says(&error, "directory not empty") => Ok(false),
             Err(error) if says(&error, "no such volume") => Ok(true),
             result => present(result).map(|_| true),
         }
