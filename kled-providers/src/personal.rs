@@ -5,6 +5,14 @@ use kled_core::setup::{Dotfiles, GitIdentity, Phase};
 use kled_core::{Error, ErrorKind, Result, VariableName};
 
 use crate::agent::SetupOptions;
+#[cfg(any(feature = "kubernetes", feature = "local-container"))]
+use {
+    crate::agent::{AgentClient, SetupProgress},
+    crate::variables::{variables_and_secrets, variables_of},
+    kled_core::ports::SecretSource,
+    kled_core::provider::Severity,
+    kled_core::workspace::WorkspaceSpec,
+};
 
 /// The same for every backend, under the same names.
 #[derive(Clone, Debug, Default)]
@@ -61,6 +69,37 @@ impl Personal {
         options.git_identity.clone_from(&self.git_identity);
         options.local_environment.0.clone_from(&self.local_environment.0);
         options
+    }
+
+    /// Has the project of a workspace set up by its agent, as far as that is not done. `tell` is given what happens.
+    #[cfg(any(feature = "kubernetes", feature = "local-container"))]
+    pub(crate) async fn set_up(
+        &self,
+        client: &AgentClient,
+        spec: &WorkspaceSpec,
+        secrets: &dyn SecretSource,
+        phase: Phase,
+        tell: impl Fn(Severity, &str, String) + Send + Sync,
+    ) -> Result<()> {
+        let mut options = self.options(phase);
+        options.environment = match variables_and_secrets(spec, secrets).await {
+            Ok(variables) => variables,
+            // Only the project's file, which is in the workspace, says whether anybody needs it.
+            Err(error) => {
+                tell(Severity::Warning, "SecretUnavailable", error.to_string());
+                variables_of(spec)
+            }
+        };
+        let progress = |progress: SetupProgress<'_>| {
+            if let SetupProgress::Line(line) = progress {
+                tell(Severity::Normal, "SettingUp", line.to_owned());
+            }
+        };
+        let summary = client.set_up(&options, progress).await?;
+        for field in &summary.ignored {
+            tell(Severity::Warning, "SetupFieldIgnored", field.to_string());
+        }
+        Ok(())
     }
 }
 

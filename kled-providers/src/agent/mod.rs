@@ -24,6 +24,8 @@ pub(crate) mod proc;
 #[cfg(feature = "agent-program")]
 pub mod program;
 mod protocol;
+#[cfg(any(feature = "kubernetes", feature = "local-container"))]
+mod reached;
 pub mod server;
 #[cfg(test)]
 mod tests;
@@ -34,6 +36,8 @@ pub use client::{AgentClient, CheckedOut, Credential, SetupOptions, SetupProgres
 pub use kled_core::provider::{AgentStatus, Usage};
 #[cfg(feature = "local-container")]
 pub(crate) use protocol::CHUNK;
+#[cfg(any(feature = "kubernetes", feature = "local-container"))]
+pub(crate) use reached::{Agents, Reached};
 pub use token::Token;
 #[cfg(any(feature = "kubernetes", feature = "local-container"))]
 pub(crate) use transport::CONNECTION_WINDOW;

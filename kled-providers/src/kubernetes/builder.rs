@@ -17,7 +17,6 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 
 use super::client::Cluster;
 use super::connection;
-use super::reach::Agents;
 use super::settings::{AccessMode, PodSettings};
 use super::{Context, KubernetesProvider};
 use crate::personal::{self, Personal};
@@ -355,7 +354,7 @@ impl KubernetesProviderBuilder {
             personal: self.personal,
             secrets: self.secrets,
             faults: self.faults,
-            agents: Agents::default(),
+            agents: crate::agent::Agents::default(),
         })))
     }
 }

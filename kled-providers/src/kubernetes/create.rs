@@ -20,8 +20,7 @@ use super::marks::{Change, LEASE, Marks, UnderWay};
 use super::objects::Blueprint;
 use super::reach::Reached;
 use super::watch::overtaken;
-use crate::agent::{AgentClient, SetupProgress, Token};
-use crate::variables::{variables_and_secrets, variables_of};
+use crate::agent::{AgentClient, Token};
 
 /// How often whoever is at it says so.
 const RENEWAL: Duration = Duration::from_secs(LEASE.as_secs() / 3);
@@ -236,25 +235,8 @@ impl Context {
         phase: Phase,
         reporter: &Reporter,
     ) -> Result<()> {
-        let mut options = self.personal.options(phase);
-        options.environment = match variables_and_secrets(spec, self.secrets.as_ref()).await {
-            Ok(variables) => variables,
-            // Only the project's file, which is in the pod, says whether anybody needs it.
-            Err(error) => {
-                reporter.warn("SecretUnavailable", error.to_string());
-                variables_of(spec)
-            }
-        };
-        let progress = |progress: SetupProgress<'_>| {
-            if let SetupProgress::Line(line) = progress {
-                reporter.say("SettingUp", line);
-            }
-        };
-        let summary = client.set_up(&options, progress).await?;
-        for field in &summary.ignored {
-            reporter.warn("SetupFieldIgnored", field.to_string());
-        }
-        Ok(())
+        let tell = |severity, reason: &str, message| reporter.tell(severity, reason, message);
+        self.personal.set_up(client, spec, self.secrets.as_ref(), phase, tell).await
     }
 
     /// Makes what belongs to the StatefulSet. Answers the agent's token.

@@ -83,11 +83,7 @@ impl Reporter {
         self.tell(Severity::Normal, reason, message.into());
     }
 
-    pub(super) fn warn(&self, reason: &str, message: impl Into<String>) {
-        self.tell(Severity::Warning, reason, message.into());
-    }
-
-    fn tell(&self, severity: Severity, reason: &str, message: String) {
+    pub(super) fn tell(&self, severity: Severity, reason: &str, message: String) {
         let event = Event {
             time: Timestamp::now(),
             workspace: self.name.clone(),

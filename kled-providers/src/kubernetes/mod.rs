@@ -57,10 +57,12 @@ pub use builder::KubernetesProviderBuilder;
 pub use settings::{AGENT_IMAGE, AccessMode, DEFAULT_IMAGE};
 
 use crate::personal::Personal;
+use marks::Marks;
+
+use crate::agent::Agents;
 use crate::within::within;
 use client::Cluster;
 use events::Reporter;
-use reach::Agents;
 use settings::PodSettings;
 
 /// A [`Provider`] whose workspaces are pods of a Kubernetes cluster. See the [module](self).
@@ -97,7 +99,7 @@ struct Context {
     personal: Personal,
     secrets: Arc<dyn SecretSource>,
     faults: Faults,
-    agents: Agents,
+    agents: Agents<Marks>,
 }
 
 impl KubernetesProvider {

@@ -1,7 +1,6 @@
 //! The way to the agent: a port-forward through the API server, kept open for the calls that follow.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -23,47 +22,11 @@ use super::status::{Answer, Observation};
 use crate::agent::{AgentClient, Token};
 use crate::variables::variables_and_secrets;
 
-/// Connections that are kept.
-const AGENTS_MAX: usize = 256;
-
 /// How long an agent may take to answer when only its state is asked for.
 const PING_LIMIT: Duration = Duration::from_millis(1500);
 
-/// The agents that were reached before.
-#[derive(Debug, Default)]
-pub(super) struct Agents(Mutex<HashMap<WorkspaceName, Reached>>);
-
 /// A workspace whose agent answers.
-#[derive(Clone, Debug)]
-pub(super) struct Reached {
-    pub(super) marks: Marks,
-    pub(super) client: AgentClient,
-}
-
-impl Agents {
-    fn get(&self, name: &WorkspaceName) -> Option<Reached> {
-        let mut agents = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if agents.get(name).is_some_and(|reached| reached.client.is_closed()) {
-            agents.remove(name);
-        }
-        agents.get(name).cloned()
-    }
-
-    pub(super) fn keep(&self, name: &WorkspaceName, reached: Reached) {
-        let mut agents = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if agents.len() >= AGENTS_MAX {
-            agents.retain(|_, reached| !reached.client.is_closed());
-        }
-        if agents.len() < AGENTS_MAX {
-            agents.insert(name.clone(), reached);
-        }
-    }
-
-    /// Of a workspace that is stopped or deleted.
-    pub(super) fn forget(&self, name: &WorkspaceName) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
-    }
-}
+pub(super) type Reached = crate::agent::Reached<Marks>;
 
 impl Context {
     /// Opens a connection to the agent and asks it once, so that it is known to be the right one.

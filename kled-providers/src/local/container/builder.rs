@@ -14,7 +14,6 @@ use kled_core::workspace::Isolation;
 use kled_core::{Error, ErrorKind, ProviderName, Result};
 
 use super::engine::{Engine, default_address};
-use super::reach::Agents;
 use super::state::boot_time;
 use super::under_way::UnderWay;
 use super::{ContainerProvider, Context};
@@ -171,7 +170,7 @@ impl ContainerProviderBuilder {
             faults: self.faults,
             secrets: self.secrets.unwrap_or_else(|| Arc::new(EnvironmentAndFileSecrets)),
             agent_program: self.agent_program,
-            agents: Agents::default(),
+            agents: crate::agent::Agents::default(),
             personal: self.personal,
             boot,
         })))

@@ -293,10 +293,7 @@ impl Context {
         self.engine.start_container(object).await.map_err(no_program)?;
         let client = self.watched(name, marks, self.connect_started(object)).await?;
         self.step(name, marks, "set-up").await?;
-        let set_up = async {
-            self.set_up(&client, &marks.spec, Phase::Create, reporter).await?;
-            self.mark_prepared(&client).await
-        };
+        let set_up = self.set_up(&client, &marks.spec, Phase::Create, reporter);
         let set_up = self.watched(name, marks, set_up).await;
         if let Err(error) = set_up {
             if error.kind() != ErrorKind::Cancelled {

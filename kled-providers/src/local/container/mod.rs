@@ -80,11 +80,13 @@ use kled_core::{Error, ErrorKind, ProviderName, Result, WorkspaceName};
 
 pub use builder::ContainerProviderBuilder;
 use engine::Engine;
-use reach::Agents;
 use under_way::UnderWay;
 
 use crate::agent::delivery::AgentProgram;
 use crate::personal::Personal;
+use marks::Marks;
+
+use crate::agent::Agents;
 use crate::within::within;
 
 /// True when an engine is named in the environment or has one of the usual sockets.
@@ -123,7 +125,7 @@ struct Context {
     secrets: Arc<dyn SecretSource>,
     /// The first process of the workspaces that are made. Without it that is a shell.
     agent_program: Option<AgentProgram>,
-    agents: Agents,
+    agents: Agents<Marks>,
     personal: Personal,
     /// When this machine was started, if the engine is on it.
     boot: Option<Timestamp>,

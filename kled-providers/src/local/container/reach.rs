@@ -1,7 +1,5 @@
 //! The way to a workspace's agent: a program in its container, run through the engine, kept for the calls that follow.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::TryStreamExt;
@@ -18,22 +16,11 @@ use super::state::Observation;
 use crate::agent::AgentClient;
 use crate::variables::variables_and_secrets;
 
-/// Connections that are kept.
-const AGENTS_MAX: usize = 256;
-
 /// What an agent may take to answer for the first time. It listens milliseconds after its start.
 const AGENT_LIMIT: Duration = Duration::from_secs(30);
 
-/// The agents that were reached before.
-#[derive(Debug, Default)]
-pub(super) struct Agents(Mutex<HashMap<WorkspaceName, Reached>>);
-
 /// A workspace whose agent answers.
-#[derive(Clone, Debug)]
-pub(super) struct Reached {
-    pub(super) marks: Marks,
-    pub(super) client: AgentClient,
-}
+pub(super) type Reached = crate::agent::Reached<Marks>;
 
 /// How a workspace that runs is worked in.
 #[derive(Clone, Debug)]
@@ -42,32 +29,6 @@ pub(super) enum Way {
     Agent(Box<Reached>),
     /// Through its shell: it was made without an agent.
     Shell(Box<Marks>),
-}
-
-impl Agents {
-    pub(super) fn get(&self, name: &WorkspaceName) -> Option<Reached> {
-        let mut agents = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if agents.get(name).is_some_and(|reached| reached.client.is_closed()) {
-            agents.remove(name);
-        }
-        agents.get(name).cloned()
-    }
-
-    pub(super) fn keep(&self, name: &WorkspaceName, reached: Reached) {
-        let mut agents = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if agents.len() >= AGENTS_MAX {
-            agents.retain(|_, reached| !reached.client.is_closed());
-        }
-        if agents.len() < AGENTS_MAX {
-            agents.insert(name.clone(), reached);
-        }
-    }
-
-    /// Of a workspace that is stopped or deleted.
-    pub(super) fn forget(&self, name: &WorkspaceName) -> Option<AgentClient> {
-        let mut agents = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        agents.remove(name).map(|reached| reached.client)
-    }
 }
 
 impl Context {
