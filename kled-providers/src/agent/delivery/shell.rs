@@ -8,8 +8,8 @@ use kled_core::{Error, ErrorKind, Result};
 use tokio::io::AsyncWriteExt;
 
 use super::failure::excerpt;
-use super::remote::Remote;
-use super::{AgentProgram, DAMAGED, damaged};
+use super::remote::{Answer, Remote, ask};
+use super::{AgentProgram, DAMAGED, QUESTION_LIMIT, damaged};
 
 /// More than the complaints of four programs.
 const OUTPUT_MAX: usize = 16 << 10;
@@ -27,6 +27,19 @@ if size=$(wc -c < "$1" 2> /dev/null) && [ "$size" -ne "$2" ]; then
 fi
 chmod 755 "$1"
 "#;
+
+/// Tries to write `$1`, and leaves nothing.
+const COMPLAIN: &str = r#"
+LC_ALL=C
+export LC_ALL
+cat /dev/null > "$1"
+status=$?
+rm -f "$1"
+exit $status
+"#;
+
+/// How often a shell whose words were lost is asked for them.
+const COMPLAINTS_MAX: usize = 3;
 
 /// Writes the agent to `temporary`, so that it can be run.
 pub(super) async fn send(remote: &dyn Remote, agent: &AgentProgram, temporary: &str) -> Result<()> {
@@ -49,10 +62,27 @@ pub(super) async fn send(remote: &dyn Remote, agent: &AgentProgram, temporary: &
     let (written, output) = join(write, session.output(OUTPUT_MAX)).await;
     let output = output?;
     if !output.status.is_success() {
-        return Err(refusal(&output));
+        let reason = complaint(remote, temporary, &output).await?;
+        return Err(refusal(reason.as_ref().unwrap_or(&output)));
     }
     // A shell that ended well has read all: the rest of the bytes went nowhere.
     written.map_err(|cause| damaged().because(cause))
+}
+
+/// What the shell complains of, where its words were lost: some engines lose those of a program that ends quickly.
+async fn complaint(remote: &dyn Remote, temporary: &str, output: &Output) -> Result<Option<Output>> {
+    if !excerpt(output).is_empty() || output.status != ExitStatus::Exited(1) {
+        return Ok(None);
+    }
+    for _ in 0..COMPLAINTS_MAX {
+        let asked = ask(remote, &["sh", "-c", COMPLAIN, "sh", temporary], QUESTION_LIMIT).await?;
+        if let Answer::Ended(output) = asked
+            && !excerpt(&output).is_empty()
+        {
+            return Ok(Some(output));
+        }
+    }
+    Ok(None)
 }
 
 fn no_way() -> Error {

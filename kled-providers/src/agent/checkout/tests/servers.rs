@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -114,13 +115,26 @@ impl Drop for Daemon {
 /// A server that accepts connections and says nothing until it is dropped.
 pub(super) struct SilentServer {
     pub(super) port: u16,
-    _listener: TcpListener,
+    listener: TcpListener,
+    client: Mutex<Option<TcpStream>>,
 }
 
 impl SilentServer {
     pub(super) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        Self { port: listener.local_addr().unwrap().port(), _listener: listener }
+        listener.set_nonblocking(true).unwrap();
+        Self { port: listener.local_addr().unwrap().port(), listener, client: Mutex::default() }
+    }
+
+    /// True when somebody waits for an answer.
+    pub(super) fn is_asked(&self) -> bool {
+        let mut client = self.client.lock().unwrap();
+        if client.is_none() {
+            *client = self.listener.accept().ok().map(|(stream, _)| stream);
+        }
+        let Some(stream) = &*client else { return false };
+        stream.set_nonblocking(true).unwrap();
+        stream.peek(&mut [0]).is_ok_and(|length| length > 0)
     }
 }
 
