@@ -1,16 +1,14 @@
 //! What the user brings along to every workspace.
 
-use kled_core::provider::{ProviderSettings, Variables};
+use kled_core::provider::{ProviderSettings, Severity, Variables};
 use kled_core::setup::{Dotfiles, GitIdentity, Phase};
 use kled_core::{Error, ErrorKind, Result, VariableName};
 
-use crate::agent::SetupOptions;
+use crate::agent::{AgentClient, SetupOptions, SetupProgress};
 #[cfg(any(feature = "kubernetes", feature = "local-container"))]
 use {
-    crate::agent::{AgentClient, SetupProgress},
     crate::variables::{variables_and_secrets, variables_of},
     kled_core::ports::SecretSource,
-    kled_core::provider::Severity,
     kled_core::workspace::WorkspaceSpec,
 };
 
@@ -56,6 +54,15 @@ impl Personal {
         Ok(())
     }
 
+    /// Lets projects know these variables.
+    pub(crate) fn tell_projects(
+        &mut self,
+        variables: impl IntoIterator<Item = (impl Into<String>, impl Into<String>)>,
+    ) {
+        let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
+        self.local_environment.0.extend(variables);
+    }
+
     /// Whether the user wants something of a set-up, whatever the project says.
     #[cfg(feature = "local")]
     pub(crate) const fn asks(&self) -> bool {
@@ -71,7 +78,7 @@ impl Personal {
         options
     }
 
-    /// Has the project of a workspace set up by its agent, as far as that is not done. `tell` is given what happens.
+    /// [`set_up`] with all of it, and what the spec gives to commands.
     #[cfg(any(feature = "kubernetes", feature = "local-container"))]
     pub(crate) async fn set_up(
         &self,
@@ -90,17 +97,26 @@ impl Personal {
                 variables_of(spec)
             }
         };
-        let progress = |progress: SetupProgress<'_>| {
-            if let SetupProgress::Line(line) = progress {
-                tell(Severity::Normal, "SettingUp", line.to_owned());
-            }
-        };
-        let summary = client.set_up(&options, progress).await?;
-        for field in &summary.ignored {
-            tell(Severity::Warning, "SetupFieldIgnored", field.to_string());
-        }
-        Ok(())
+        set_up(client, &options, tell).await
     }
+}
+
+/// Has the project of a workspace set up by its agent, as far as that is not done. `tell` is given what happens.
+pub(crate) async fn set_up(
+    client: &AgentClient,
+    options: &SetupOptions,
+    tell: impl Fn(Severity, &str, String) + Send + Sync,
+) -> Result<()> {
+    let progress = |progress: SetupProgress<'_>| {
+        if let SetupProgress::Line(line) = progress {
+            tell(Severity::Normal, "SettingUp", line.to_owned());
+        }
+    };
+    let summary = client.set_up(options, progress).await?;
+    for field in &summary.ignored {
+        tell(Severity::Warning, "SetupFieldIgnored", field.to_string());
+    }
+    Ok(())
 }
 
 /// A variable of this process. What is not text is not set: a project's file is text.

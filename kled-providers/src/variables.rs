@@ -2,7 +2,7 @@
 
 use kled_core::Result;
 use kled_core::ports::SecretSource;
-use kled_core::provider::Variables;
+use kled_core::provider::{Command, Variables};
 use kled_core::workspace::WorkspaceSpec;
 
 /// What a spec gives to every command: its variables, but for secrets.
@@ -21,4 +21,16 @@ pub(crate) async fn variables_and_secrets(
         variables.0.insert(variable.to_string(), secret.expose().to_owned());
     }
     Ok(variables)
+}
+
+/// Gives a command what the spec gives; what the command asks for itself comes first.
+pub(crate) async fn give(
+    command: &mut Command,
+    spec: &WorkspaceSpec,
+    source: &dyn SecretSource,
+) -> Result<()> {
+    let given = variables_and_secrets(spec, source).await?;
+    let asked = std::mem::replace(&mut command.environment, given);
+    command.environment.0.extend(asked.0);
+    Ok(())
 }

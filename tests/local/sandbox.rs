@@ -7,7 +7,7 @@ use kled_providers::agent::{AgentClient, Token};
 use kled_providers::local::{Sandbox, SupervisorProgram};
 use kled_tests::suite::Suite;
 
-use crate::scene::{CREDENTIALS, Scene};
+use crate::scene::{CREDENTIALS, Scene, add_case};
 
 type Check = fn(Scene, Sandbox) -> std::pin::Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
@@ -26,14 +26,10 @@ const CHECKS: [(&str, Check); 9] = [
 
 pub(crate) fn add(mut suite: Suite, name: &str, sandbox: Sandbox, supervisor: &SupervisorProgram) -> Suite {
     for (case, check) in CHECKS {
-        let label = format!("{name}/{case}");
-        if !sandbox.works() {
-            suite = suite.skip(label, format!("{name} does not work on this machine"));
-            continue;
-        }
         let supervisor = supervisor.clone();
-        suite = suite
-            .case(label, move || async move { check(Scene::new(supervisor, sandbox).await?, sandbox).await });
+        suite = add_case(suite, name, case, sandbox, move || async move {
+            check(Scene::new(supervisor, sandbox).await?, sandbox).await
+        });
     }
     suite
 }

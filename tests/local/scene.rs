@@ -10,6 +10,7 @@ use kled_core::WorkspaceName;
 use kled_core::provider::{Output, ProviderExt as _};
 use kled_core::workspace::{Isolation, Workspace, WorkspaceSpec, WorkspaceSpecBuilder};
 use kled_providers::local::{LocalProvider, LocalProviderBuilder, Sandbox, SupervisorProgram};
+use kled_tests::suite::Suite;
 use kled_tests::workspaces::{repository, residue};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -25,6 +26,26 @@ pub(crate) const CREDENTIALS: [&str; 6] = [
 ];
 
 static SCENES: AtomicU32 = AtomicU32::new(0);
+
+/// Adds a case in a sandbox, which is skipped where that does not work.
+pub(crate) fn add_case<Body, Ending>(
+    suite: Suite,
+    name: &str,
+    case: &str,
+    sandbox: Sandbox,
+    body: Body,
+) -> Suite
+where
+    Body: FnOnce() -> Ending + Send + 'static,
+    Ending: Future<Output = Result<()>> + Send + 'static,
+{
+    let label = format!("{name}/{case}");
+    if sandbox.works() {
+        suite.case(label, body)
+    } else {
+        suite.skip(label, format!("{name} does not work on this machine"))
+    }
+}
 
 pub(crate) struct Scene {
     folder: TempDir,

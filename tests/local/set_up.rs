@@ -15,7 +15,7 @@ use kled_tests::suite::Suite;
 use kled_tests::wait;
 use kled_tests::workspaces::repository;
 
-use crate::scene::{CREDENTIALS, Scene};
+use crate::scene::{CREDENTIALS, Scene, add_case};
 
 /// For what has to happen soon.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -33,13 +33,8 @@ const CHECKS: [(&str, Check); 4] = [
 pub(crate) fn add(mut suite: Suite, supervisor: &SupervisorProgram) -> Suite {
     for (name, sandbox) in [("bubblewrap", Sandbox::Bubblewrap), ("landlock", Sandbox::Landlock)] {
         for (case, check) in CHECKS {
-            let label = format!("{name}/{case}");
-            if !sandbox.works() {
-                suite = suite.skip(label, format!("{name} does not work on this machine"));
-                continue;
-            }
             let supervisor = supervisor.clone();
-            suite = suite.case(label, move || check(supervisor, sandbox));
+            suite = add_case(suite, name, case, sandbox, move || check(supervisor, sandbox));
         }
     }
     let (first, second) = (supervisor.clone(), supervisor.clone());

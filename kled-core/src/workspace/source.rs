@@ -336,6 +336,16 @@ impl Source {
     pub fn new(repository: Repository) -> Self {
         Self { repository, revision: Revision::default(), path: None, history: History::default() }
     }
+
+    /// The folder in which commands begin where the repository is checked out at `checkout`: that, or the sub-path of
+    /// it.
+    #[must_use]
+    pub fn folder(&self, checkout: &str) -> String {
+        match &self.path {
+            Some(path) => format!("{checkout}/{path}"),
+            None => checkout.to_owned(),
+        }
+    }
 }
 
 #[cfg(test)]

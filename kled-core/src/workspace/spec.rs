@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{CommitId, History, ReferenceName, Repository, Revision, Source, SubPath};
@@ -182,6 +183,12 @@ impl WorkspaceSpec {
     /// Begins a spec for a repository: a URL, an scp-like address or a local path.
     pub fn builder(repository: impl Into<String>) -> WorkspaceSpecBuilder {
         WorkspaceSpecBuilder { repository: repository.into(), ..WorkspaceSpecBuilder::default() }
+    }
+
+    /// The end of the time to live of a workspace that was created then; `None` where it has none.
+    #[must_use]
+    pub fn expires(&self, created: Timestamp) -> Option<Timestamp> {
+        created.checked_add(self.time_to_live?).ok()
     }
 
     /// The fields in which two specs differ, for a conflict error that can be acted on.

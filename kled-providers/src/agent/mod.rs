@@ -17,6 +17,8 @@
 
 pub(crate) mod checkout;
 mod client;
+#[cfg(any(feature = "agent-program", feature = "local"))]
+pub(crate) mod clock;
 pub mod delivery;
 #[cfg(any(feature = "agent-program", feature = "local-container"))]
 pub(crate) mod ending;
@@ -40,4 +42,4 @@ pub(crate) use protocol::CHUNK;
 pub(crate) use reached::{Agents, Reached};
 pub use token::Token;
 #[cfg(any(feature = "kubernetes", feature = "local-container"))]
-pub(crate) use transport::CONNECTION_WINDOW;
+pub(crate) use transport::DRIVER_BUFFER;

@@ -16,7 +16,12 @@ use tower_service::Service;
 /// How much a sender may be ahead of a receiver: in one call, and in all calls of a connection. Drivers over a network
 /// hold as much beside the connection, see [`Heartbeat`].
 pub(super) const STREAM_WINDOW: u32 = 4 << 20;
-pub(crate) const CONNECTION_WINDOW: u32 = 8 << 20;
+pub(super) const CONNECTION_WINDOW: u32 = 8 << 20;
+
+/// What the stream of a driver over a network may hold in each direction: more than HTTP/2 lets the other be ahead, with
+/// what it says besides.
+#[cfg(any(feature = "kubernetes", feature = "local-container"))]
+pub(crate) const DRIVER_BUFFER: usize = 2 * CONNECTION_WINDOW as usize;
 
 /// A chunk of a copy fits in one frame, so that proxies on the way pass on few large messages instead of many small ones.
 pub(super) const FRAME_MAX: u32 = 128 << 10;

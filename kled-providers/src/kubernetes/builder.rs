@@ -242,8 +242,7 @@ impl KubernetesProviderBuilder {
         mut self,
         variables: impl IntoIterator<Item = (impl Into<String>, impl Into<String>)>,
     ) -> Self {
-        let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
-        self.personal.local_environment.0.extend(variables);
+        self.personal.tell_projects(variables);
         self
     }
 

@@ -100,21 +100,16 @@ impl<T> Policy<Request<Body>, Response<T>, BoxError> for AskAgain {
         if request.method() != Method::GET {
             return None;
         }
-        let mut again = Request::new(request.body().try_clone()?);
-        *again.method_mut() = request.method().clone();
-        *again.uri_mut() = request.uri().clone();
-        *again.version_mut() = request.version();
-        *again.headers_mut() = request.headers().clone();
-        *again.extensions_mut() = request.extensions().clone();
-        Some(again)
+        // As for the answers of a server that is too busy.
+        Policy::<_, Response<T>, _>::clone_request(&mut RetryPolicy::server_retry(), request)
     }
 }
 
 /// True for a connection that was there and is not any more.
 fn is_lost(error: &(dyn std::error::Error + 'static)) -> bool {
     use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.into_iter().any(|cause| {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|cause| {
         let by_http = cause
             .downcast_ref::<hyper::Error>()
             .is_some_and(|error| error.is_incomplete_message() || error.is_closed() || error.is_canceled());

@@ -13,10 +13,7 @@ use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::error::from_kube;
-use crate::agent::CONNECTION_WINDOW;
-
-/// What either side may hold: more than HTTP/2 lets the other be ahead, with what it says besides.
-const BUFFER: usize = 2 * CONNECTION_WINDOW as usize;
+use crate::agent::DRIVER_BUFFER;
 
 /// What is sent at once. Copies into a pod are faster than with 128 KiB, which the proxies on the way take in as a whole.
 const MESSAGE: usize = 32 << 10;
@@ -43,7 +40,7 @@ pub(super) async fn open(client: &kube::Client, pods: &str, pod: &str, port: u16
         |cause| Error::new(ErrorKind::Internal, "the port-forward cannot be asked for").because(cause);
     let connection = client.connect(request.map_err(malformed)?).await.map_err(from_kube)?;
     let (messages, incoming) = connection.into_stream().split();
-    let (stream, far) = tokio::io::duplex(BUFFER);
+    let (stream, far) = tokio::io::duplex(DRIVER_BUFFER);
     let (reader, writer) = tokio::io::split(far);
     let (refuse, refused) = oneshot::channel();
     tokio::spawn(async move {

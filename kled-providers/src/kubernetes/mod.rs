@@ -56,13 +56,12 @@ use kled_core::{Error, ProviderName, Result, WorkspaceName};
 pub use builder::KubernetesProviderBuilder;
 pub use settings::{AGENT_IMAGE, AccessMode, DEFAULT_IMAGE};
 
-use crate::personal::Personal;
-use marks::Marks;
-
 use crate::agent::Agents;
+use crate::personal::Personal;
 use crate::within::within;
 use client::Cluster;
 use events::Reporter;
+use marks::Marks;
 use settings::PodSettings;
 
 /// A [`Provider`] whose workspaces are pods of a Kubernetes cluster. See the [module](self).

@@ -176,7 +176,7 @@ impl Blueprint<'_> {
                 .idle_timeout
                 .map(|timeout| variable("KLED_IDLE_SECONDS", &timeout.as_secs().max(1).to_string())),
         );
-        let expires = self.spec().time_to_live.and_then(|life| self.marks.created.checked_add(life).ok());
+        let expires = self.spec().expires(self.marks.created);
         environment.extend(expires.map(|expires| variable("KLED_EXPIRES", &expires.to_string())));
         let mut mounts = vec![
             json!({ "name": "kled", "mountPath": PROGRAMS }),
@@ -210,10 +210,7 @@ impl Blueprint<'_> {
 
     fn workspace_container(&self) -> Value {
         let spec = self.spec();
-        let working_directory = match &spec.source.path {
-            Some(path) => format!("{CHECKOUT}/{path}"),
-            None => CHECKOUT.to_owned(),
-        };
+        let working_directory = spec.source.folder(CHECKOUT);
         let mut environment: Vec<_> =
             spec.environment.iter().map(|(name, value)| variable(name.as_str(), value)).collect();
         environment.extend([

@@ -20,7 +20,7 @@ use super::marks::{COMPONENT, MANAGED_BY, Marks, pod_name};
 use super::objects::{AGENT_PORT, CHECKOUT};
 use super::status::{Answer, Observation};
 use crate::agent::{AgentClient, Token};
-use crate::variables::variables_and_secrets;
+use crate::variables;
 
 /// How long an agent may take to answer when only its state is asked for.
 const PING_LIMIT: Duration = Duration::from_millis(1500);
@@ -87,9 +87,7 @@ impl Context {
 
     pub(super) async fn exec(&self, name: &WorkspaceName, mut command: Command) -> Result<ExecSession> {
         let Reached { marks, client } = self.reach(Operation::Exec, name).await?;
-        let given = variables_and_secrets(&marks.spec, self.secrets.as_ref()).await?;
-        let asked = std::mem::replace(&mut command.environment, given);
-        command.environment.0.extend(asked.0);
+        variables::give(&mut command, &marks.spec, self.secrets.as_ref()).await?;
         self.faults.at(Operation::Exec, "start").await?;
         client.exec(command).await
     }
@@ -188,13 +186,8 @@ impl Context {
     pub(super) fn workspace(&self, observation: &Observation) -> Workspace {
         let marks = &observation.marks;
         let status = observation.status(Timestamp::now());
-        let checkout = marks.commit.clone().map(|commit| Checkout {
-            path: match &marks.spec.source.path {
-                Some(path) => format!("{CHECKOUT}/{path}"),
-                None => CHECKOUT.to_owned(),
-            },
-            commit,
-        });
+        let path = marks.spec.source.folder(CHECKOUT);
+        let checkout = marks.commit.clone().map(|commit| Checkout { path, commit });
         let mut conditions = conditions(observation);
         if let Some(answer) = &observation.agent {
             let (holds, reason, message) = match answer {

@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use jiff::Timestamp;
 use kled_core::provider::Variables;
@@ -22,14 +21,12 @@ use super::log::log;
 use super::settings::{self, Settings};
 use super::{cleanup, health, one_line, runtime};
 use crate::agent::Token;
+use crate::agent::clock::sleep_until;
 use crate::agent::ending::{EXPIRED, IDLE};
 use crate::agent::server::{Agent, Configuration};
 
 /// The name under which the kubelet may ask for the agent's health; the empty one is for the process.
 const SERVICE: &str = "kled.agent.v1.Agent";
-
-/// How often the clock is looked at while the end of the time to live is waited for: it may be set meanwhile.
-const CLOCK_LOOK: Duration = Duration::from_secs(60);
 
 /// Serves the workspace until it is told to end, and says by its code why it has.
 pub(super) fn main() -> Result<ExitCode> {
@@ -152,11 +149,7 @@ async fn run(settings: Settings, token: Token, environment: Variables) -> Result
 
 /// Ends the workspace at the end of its time to live.
 async fn expire(agent: Agent, expires: Timestamp, has_expired: Arc<AtomicBool>) {
-    while let Some(left) =
-        Duration::try_from(expires.duration_since(Timestamp::now())).ok().filter(|left| !left.is_zero())
-    {
-        tokio::time::sleep(left.min(CLOCK_LOOK)).await;
-    }
+    sleep_until(expires).await;
     agent.log("its time to live is over");
     has_expired.store(true, Ordering::SeqCst);
     agent.end();

@@ -8,10 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::StreamExt;
 use kled_core::{Error, ErrorKind, Result};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::io::{StreamReader, SyncIoBridge};
 use tonic::{Status, Streaming};
 
 use super::call::{ANSWER_QUEUE, first};
@@ -52,7 +54,8 @@ pub(super) async fn upload(
     let folder = commands.configuration.working_directory.join(folder);
     let (archive, chunks) = mpsc::channel(UNPACK_QUEUE);
     let place = folder.clone();
-    let archived = Chunks { chunks, chunk: Bytes::new() };
+    // It ends where the sender is dropped.
+    let archived = SyncIoBridge::new(StreamReader::new(ReceiverStream::new(chunks).map(io::Result::Ok)));
     let unpacking = tokio::task::spawn_blocking(move || unpack(archived, &place));
     let received = receive(commands, &mut source, archive).await;
     let unpacked =
@@ -104,26 +107,6 @@ async fn receive(
             Some(Said::Start(_)) => return Err(broken_protocol()),
             None => return Err(lost()),
         }
-    }
-}
-
-/// What was received, for code that blocks. It ends where the sender is dropped.
-struct Chunks {
-    chunks: mpsc::Receiver<Bytes>,
-    chunk: Bytes,
-}
-
-impl Read for Chunks {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.chunk.is_empty() {
-            match self.chunks.blocking_recv() {
-                Some(chunk) => self.chunk = chunk,
-                None => return Ok(0),
-            }
-        }
-        let part = self.chunk.split_to(self.chunk.len().min(buffer.len()));
-        buffer[..part.len()].copy_from_slice(&part);
-        Ok(part.len())
     }
 }
 

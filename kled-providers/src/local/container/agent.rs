@@ -15,7 +15,6 @@ use tar::{Builder, EntryType, Header};
 
 use super::body::{MEMORY_PATH, WORKSPACE_PATH, working_folder};
 use super::engine::Labels;
-use super::expiry::expires;
 use super::marks::Marks;
 use super::upload::Owner;
 use crate::agent::delivery::AgentProgram;
@@ -57,7 +56,7 @@ pub(super) fn environment(marks: &Marks) -> BTreeMap<String, String> {
         ("KLED_AGENT_STATE", Some(STATE.into())),
         ("KLED_AGENT_GRACE_SECONDS", Some(GRACE_SECONDS.to_string())),
         ("KLED_AGENT_IDLE_MILLISECONDS", idle),
-        ("KLED_AGENT_EXPIRES", expires(marks).map(|expires| expires.to_string())),
+        ("KLED_AGENT_EXPIRES", spec.expires(marks.created).map(|expires| expires.to_string())),
     ];
     variables.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }

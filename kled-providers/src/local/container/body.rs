@@ -49,12 +49,9 @@ const CAPABILITIES: [&str; 9] =
 /// More than any build needs, less than a machine has.
 const PROCESSES_MAX: i64 = 4096;
 
-/// The folder in which commands begin: the checkout, or the sub-path of it.
+/// The folder in which commands begin.
 pub(super) fn working_folder(spec: &WorkspaceSpec) -> String {
-    match &spec.source.path {
-        Some(path) => format!("{WORKSPACE_PATH}/{path}"),
-        None => WORKSPACE_PATH.to_owned(),
-    }
+    spec.source.folder(WORKSPACE_PATH)
 }
 
 /// The container of a workspace; with an agent that is its first process, and then needs no shell.

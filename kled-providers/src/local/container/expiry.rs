@@ -24,7 +24,7 @@ impl Context {
     }
 
     async fn is_over(&self, observation: &Observation, marks: &Marks) -> Result<bool> {
-        let Some(expires) = expires(marks) else { return Ok(false) };
+        let Some(expires) = marks.spec.expires(marks.created) else { return Ok(false) };
         if observation.ended_by_expiry() {
             return Ok(true);
         }
@@ -35,9 +35,4 @@ impl Context {
         }
         Ok(self.engine.time().await?.is_none_or(|now| now >= expires))
     }
-}
-
-/// The end of the time to live, if it has one.
-pub(super) fn expires(marks: &Marks) -> Option<Timestamp> {
-    marks.created.checked_add(marks.spec.time_to_live?).ok()
 }

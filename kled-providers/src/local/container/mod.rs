@@ -80,13 +80,12 @@ use kled_core::{Error, ErrorKind, ProviderName, Result, WorkspaceName};
 
 pub use builder::ContainerProviderBuilder;
 use engine::Engine;
+use marks::Marks;
 use under_way::UnderWay;
 
+use crate::agent::Agents;
 use crate::agent::delivery::AgentProgram;
 use crate::personal::Personal;
-use marks::Marks;
-
-use crate::agent::Agents;
 use crate::within::within;
 
 /// True when an engine is named in the environment or has one of the usual sockets.

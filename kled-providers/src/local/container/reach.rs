@@ -14,7 +14,7 @@ use super::logs::lines_of;
 use super::marks::{Marks, object_name};
 use super::state::Observation;
 use crate::agent::AgentClient;
-use crate::variables::variables_and_secrets;
+use crate::variables;
 
 /// What an agent may take to answer for the first time. It listens milliseconds after its start.
 const AGENT_LIMIT: Duration = Duration::from_secs(30);
@@ -149,9 +149,7 @@ impl Context {
         mut command: Command,
     ) -> Result<ExecSession> {
         let Reached { marks, client } = reached;
-        let mut variables = variables_and_secrets(&marks.spec, &*self.secrets).await?;
-        variables.0.append(&mut command.environment.0);
-        command.environment = variables;
+        variables::give(&mut command, &marks.spec, self.secrets.as_ref()).await?;
         self.faults.at(Operation::Exec, "start").await?;
         self.unless_lost(Operation::Exec, name, client.exec(command).await).await
     }

@@ -191,7 +191,7 @@ impl ProcessProvider {
             // Two random identities: 244 random bits.
             token: Token::random(),
         };
-        let expires = record.spec.time_to_live.and_then(|lifetime| record.created.checked_add(lifetime).ok());
+        let expires = record.spec.expires(record.created);
         let limits = record.spec.resources.clone();
         let folder = folder.path().to_owned();
         let conditions = conditions.into_iter().collect();

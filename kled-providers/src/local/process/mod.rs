@@ -41,6 +41,7 @@ pub use launch::SupervisorProgram;
 
 use crate::agent::AgentClient;
 use crate::personal::Personal;
+use crate::variables;
 use crate::within::within;
 use cgroup::Hierarchy;
 use layout::{Folder, Lock, Root, blocking, read_json};
@@ -164,9 +165,7 @@ impl ProcessProvider {
     async fn start_command(&self, name: &WorkspaceName, request: ExecRequest) -> Result<ExecSession> {
         let record = self.reached(Operation::Exec, name).await?;
         let mut command = request.command;
-        let asked =
-            std::mem::replace(&mut command.environment, self.variables_and_secrets(&record.spec).await?);
-        command.environment.0.extend(asked.0);
+        variables::give(&mut command, &record.spec, self.0.secrets.as_ref()).await?;
         self.0.faults.at(Operation::Exec, "start").await?;
         socket::connect(&self.0.root.folder(name)).await?.exec(command).await
     }

@@ -2,18 +2,18 @@
 
 use std::path::PathBuf;
 
-use kled_core::provider::{Progress, Severity, Variables};
+use kled_core::provider::{Progress, Severity};
 use kled_core::setup::Phase;
-use kled_core::workspace::{Condition, Operation, WorkspaceSpec};
+use kled_core::workspace::{Condition, Operation};
 use kled_core::{Error, ErrorKind, Failure, Result};
 
 use super::layout::{Folder, blocking, read_json, remove_file, write_json};
 use super::record::{Record, Unprepared};
 use super::sandbox::Sandbox;
 use super::{ProcessProvider, journal, socket};
-use crate::agent::SetupProgress;
 use crate::agent::server::has_setup;
-use crate::variables;
+use crate::personal;
+use crate::variables::variables_and_secrets;
 
 /// The folder in which commands begin, and that has the project's file.
 pub(super) fn working_directory(folder: &Folder, record: &Record) -> PathBuf {
@@ -28,11 +28,6 @@ impl ProcessProvider {
     /// the user can want.
     pub(super) fn sets_up(&self, sandbox: Sandbox) -> bool {
         sandbox != Sandbox::None || self.0.set_up_without_sandbox
-    }
-
-    /// What a spec gives to every command.
-    pub(super) async fn variables_and_secrets(&self, spec: &WorkspaceSpec) -> Result<Variables> {
-        variables::variables_and_secrets(spec, self.0.secrets.as_ref()).await
     }
 
     /// Whether the project asks for something. It is not read here, outside of the sandbox.
@@ -66,14 +61,17 @@ impl ProcessProvider {
         progress: &Progress,
     ) -> Result<()> {
         let (name, folder) = (&record.name, self.0.root.folder(&record.name));
-        let warn = |reason: &str, message: String| {
-            let event = journal::event(name, operation, Severity::Warning, reason, message);
-            journal::append(&folder.events(), &event);
+        let tell = |severity, reason: &str, message| {
+            let event = journal::event(name, operation, severity, reason, message);
+            // The log has the lines of commands; they are events for whoever waits alone.
+            if severity == Severity::Warning {
+                journal::append(&folder.events(), &event);
+            }
             progress.report(event);
         };
         if !self.sets_up(sandbox) {
             if let Some(condition) = self.left_out(&folder, record, sandbox).await? {
-                warn("SetUpLeftOut", condition.message);
+                tell(Severity::Warning, "SetUpLeftOut", condition.message);
             }
             return Ok(());
         }
@@ -81,20 +79,9 @@ impl ProcessProvider {
         let mut options = self.0.personal.options(phase);
         // Who sets nothing up needs no secrets yet.
         if self.project_asks(&folder, record).await? || self.0.personal.asks() {
-            options.environment = self.variables_and_secrets(&record.spec).await?;
+            options.environment = variables_and_secrets(&record.spec, self.0.secrets.as_ref()).await?;
         }
-        let report = |said: SetupProgress<'_>| {
-            // The log has these lines; they are events for whoever waits alone.
-            if let SetupProgress::Line(line) = said {
-                let (reason, line) = ("SettingUp", line.to_owned());
-                progress.report(journal::event(name, operation, Severity::Normal, reason, line));
-            }
-        };
-        let summary = socket::connect(&folder).await?.set_up(&options, report).await?;
-        for field in &summary.ignored {
-            warn("SetupFieldIgnored", field.to_string());
-        }
-        Ok(())
+        personal::set_up(&socket::connect(&folder).await?, &options, tell).await
     }
 
     /// The set-up of a start. One that fails leaves the workspace running, and the next start repeats it.

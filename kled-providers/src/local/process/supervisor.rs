@@ -26,6 +26,7 @@ use super::record::{Run, Stop};
 use super::removal;
 use super::serve::{CONFIGURATION, Configuration, Report};
 use super::socket;
+use crate::agent::clock::sleep_until;
 use crate::agent::proc;
 use crate::local::process_id::{self, ProcessId};
 
@@ -316,17 +317,5 @@ async fn next_report(reports: &mut Reports) -> Option<Report> {
 async fn end(child: &mut Child) {
     if tokio::time::timeout(END_LIMIT, child.wait()).await.is_err() {
         let _gone = child.kill().await;
-    }
-}
-
-/// The clock may be set while it waits, so it looks again each minute.
-async fn sleep_until(time: Timestamp) {
-    loop {
-        let left = time.duration_since(Timestamp::now());
-        let Ok(left) = Duration::try_from(left) else { return };
-        if left.is_zero() {
-            return;
-        }
-        tokio::time::sleep(left.min(Duration::from_secs(60))).await;
     }
 }

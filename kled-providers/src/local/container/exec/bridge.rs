@@ -9,11 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::streams::Attached;
 use super::{Engine, not_running};
-use crate::agent::{CHUNK, CONNECTION_WINDOW, Token};
+use crate::agent::{CHUNK, DRIVER_BUFFER, Token};
 use crate::local::container::agent::PROGRAM;
-
-/// What either side may hold: more than HTTP/2 lets the other be ahead, with what it says besides.
-const BUFFER: usize = 2 * CONNECTION_WINDOW as usize;
 
 /// The longest text that is read in place of a token.
 const SAID_MAX: usize = 8 << 10;
@@ -39,7 +36,7 @@ pub(in crate::local::container) async fn open(
             Error::new(ErrorKind::Unavailable, "the agent of the workspace does not answer").because(said)
         );
     };
-    let (near, far) = tokio::io::duplex(BUFFER);
+    let (near, far) = tokio::io::duplex(DRIVER_BUFFER);
     tokio::spawn(carry(attached, far));
     Ok((near, token))
 }
